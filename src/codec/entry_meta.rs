@@ -1,0 +1,65 @@
+//! What precedes every entry's key and value, in WAL frames and in data blocks alike:
+//!
+//! ```text
+//! kind       1 byte     ValueKind; an unknown one is an error
+//! flags      varint     bit 0: an expiry follows; any other bit set is an error
+//! keyspace   varint     0 until keyspaces exist; another is an error
+//! expires_at varint     only with flag bit 0: milliseconds on the node's clock
+//! ```
+
+use super::varint::{ByteReader, put_varint};
+use crate::entry::ValueKind;
+
+const FLAG_EXPIRES: u64 = 1;
+
+/// Appends the kind, flags, keyspace and expiry of an entry.
+#[inline]
+pub fn put_entry_meta(out: &mut Vec<u8>, kind: ValueKind, expires_at_ms: Option<u64>) {
+    match expires_at_ms {
+        None => out.extend_from_slice(&[kind.byte(), 0, 0]),
+        Some(at) => {
+            out.extend_from_slice(&[kind.byte(), 1, 0]);
+            put_varint(out, at);
+        }
+    }
+}
+
+/// Reads what [`put_entry_meta`] wrote.
+///
+/// # Errors
+/// What is wrong, as a phrase for a corruption error.
+#[inline]
+pub fn read_entry_meta(reader: &mut ByteReader<'_>) -> Result<(ValueKind, Option<u64>), &'static str> {
+    let kind = reader.byte().ok_or("an entry that ends early")?;
+    let kind = ValueKind::from_byte(kind).ok_or("an entry kind that this version does not know")?;
+    let flags = reader.varint().ok_or("an entry that ends early")?;
+    if flags & !FLAG_EXPIRES != 0 {
+        return Err("an entry flag that this version does not know");
+    }
+    if reader.varint().ok_or("an entry that ends early")? != 0 {
+        return Err("a keyspace that this version does not know");
+    }
+    let expires = match flags & FLAG_EXPIRES {
+        0 => None,
+        _ => Some(reader.varint().ok_or("an entry that ends early")?),
+    };
+    Ok((kind, expires))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn meta_round_trips_and_unknown_bits_are_refused() {
+        for expires in [None, Some(0), Some(u64::MAX)] {
+            let mut out = vec![];
+            put_entry_meta(&mut out, ValueKind::Delete, expires);
+            let read = read_entry_meta(&mut ByteReader::new(&out)).unwrap();
+            assert_eq!(read, (ValueKind::Delete, expires));
+        }
+        for bad in [&[3u8, 0, 0][..], &[1, 2, 0], &[1, 0, 1], &[1, 1, 0], &[1]] {
+            assert!(read_entry_meta(&mut ByteReader::new(bad)).is_err(), "{bad:?}");
+        }
+    }
+}

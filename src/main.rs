@@ -1,0 +1,3 @@
+//! The `dbex` binary.
+
+fn main() {}

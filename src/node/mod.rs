@@ -1,0 +1,1 @@
+//! The shard actors, the coordinator and the handles.
