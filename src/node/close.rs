@@ -3,6 +3,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::watch;
+
 use super::{
     coordinator::EndSystem,
     node_core::{NodeCore, ShardState},
@@ -31,8 +33,21 @@ pub(super) fn start(core: &Arc<NodeCore>) {
 /// # Errors
 /// The error of the last sync.
 pub(super) async fn wait(core: &NodeCore) -> Result<()> {
-    let mut closed = core.lifecycle.closed.subscribe();
-    let result = closed.wait_for(Option::is_some).await;
+    wait_for(&core.lifecycle.closed).await
+}
+
+/// Waits until every admitted write is answered and the logs are synced.
+///
+/// # Errors
+/// The error of the last sync.
+#[cfg(feature = "actix-api")]
+pub(super) async fn wait_drained(core: &NodeCore) -> Result<()> {
+    wait_for(&core.lifecycle.drained).await
+}
+
+async fn wait_for(stage: &watch::Sender<Option<Result<()>>>) -> Result<()> {
+    let mut stage = stage.subscribe();
+    let result = stage.wait_for(Option::is_some).await;
     result.map_err(|_| Error::closed())?.clone().unwrap_or(Ok(()))
 }
 
@@ -43,6 +58,7 @@ fn close(core: &Arc<NodeCore>) {
     let _no_reopen = core.reopening.lock();
     end_writes(core);
     let result = sync_logs(core);
+    core.lifecycle.drained.send_replace(Some(result.clone()));
     for shard in core.open_shards() {
         shard.tree.revoke();
         shard.jobs.revoke();

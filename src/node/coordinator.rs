@@ -72,7 +72,8 @@ impl Coordinator {
         }
         let now = self.core.env.clock.monotonic();
         loop {
-            let loads: Vec<_> = self.core.open_shards().map(|shard| self.load(&shard, now)).collect();
+            let shards: Vec<_> = self.core.open_shards().collect();
+            let loads: Vec<_> = shards.iter().map(|shard| self.load(shard, now)).collect();
             let decisions = scheduler::decide(now, &loads, self.core.grants.free());
             let started = decisions.iter().filter(|decision| self.start_job(**decision, now)).count();
             if started == 0 {

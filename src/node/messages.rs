@@ -35,7 +35,7 @@ use super::{
     write_path::Caller,
 };
 use crate::{
-    error::{Error, Result},
+    error::Result,
     key::KeyRange,
 };
 
@@ -184,17 +184,39 @@ impl Compact {
 macro_rules! plain_message {
     ($(#[$doc:meta])* $name:ident -> $reply:ty) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, Default, Message)]
-        #[rtype(result = "Result<$reply>")]
+        #[derive(Clone, Copy, Debug, Default)]
         pub struct $name;
+
+        impl Message for $name {
+            type Result = Result<$reply>;
+        }
     };
 }
-plain_message!(/** Makes every write acked before it durable. Reply: done. */ Sync -> ());
-plain_message!(/** Writes every memtable to tables. Reply: done. */ Flush -> ());
-plain_message!(/** Flushes, then waits until no background work is due. Reply: done. */ Settle -> ());
-plain_message!(/** Reads the node's stats. Reply: them. */ Stats -> NodeStats);
-plain_message!(/** Re-opens every shard that refuses writes. Reply: done. */ ReopenShards -> ());
-plain_message!(/** Closes the node. Reply: done; what is sent later gets `Closed`. */ Close -> ());
+plain_message!(
+    /// Makes every write acked before it durable. Reply: done.
+    Sync -> ()
+);
+plain_message!(
+    /// Writes every memtable to tables. Reply: done.
+    Flush -> ()
+);
+plain_message!(
+    /// Flushes, then waits until no background work is due. Reply: done.
+    Settle -> ()
+);
+plain_message!(
+    /// Reads the node's stats. Reply: them.
+    Stats -> NodeStats
+);
+plain_message!(
+    /// Re-opens every shard that refuses writes. Reply: done.
+    ReopenShards -> ()
+);
+plain_message!(
+    /// Closes the node. Reply, once every admitted write is answered and synced: the result of the last sync.
+    /// The node's threads end after that; `Node::close` waits for them too.
+    Close -> ()
+);
 
 /// The permit a write carries, or a free one.
 fn permit(core: &NodeCore, carried: Option<Permit>, bytes: usize) -> Result<Permit> {
@@ -250,7 +272,5 @@ answer!(Stats => NodeStats, |core, _message| core.stats());
 answer!(ReopenShards => (), |core, _message| core.reopen_shards().await);
 answer!(Close => (), |core, _message| {
     super::close::start(&core);
-    // NOTE: the coordinator ends with the node, so it cannot wait for the end: the reply says that the close
-    // has begun and every admitted write is answered; `Node::close` waits for all of it.
-    core.lifecycle.check_open().err().map_or(Err(Error::internal("the close did not begin")), |_| Ok(()))
+    super::close::wait_drained(&core).await
 });

@@ -120,6 +120,9 @@ const CLOSED: u8 = 2;
 pub(super) struct Lifecycle {
     state: AtomicU8,
     lock: Mutex<Option<DirectoryLock>>,
+    /// Set once every admitted write is answered and the logs are synced.
+    pub drained: watch::Sender<Option<Result<()>>>,
+    /// Set once the node is closed: threads ended, directory released.
     pub closed: watch::Sender<Option<Result<()>>>,
 }
 
@@ -128,6 +131,7 @@ impl Lifecycle {
         Self {
             state: AtomicU8::new(OPEN),
             lock: Mutex::new(Some(lock)),
+            drained: watch::Sender::new(None),
             closed: watch::Sender::new(None),
         }
     }
