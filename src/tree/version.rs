@@ -62,6 +62,8 @@ pub struct Version {
     l1: Vec<Run>,
     l2: Run,
     levels: Levels,
+    level_bytes: [u64; 3],
+    garbage_tables: usize,
     score_permille: u32,
     debt_bytes: u64,
 }
@@ -101,6 +103,8 @@ impl Version {
             l2,
             score_permille: score_permille(&levels, options),
             debt_bytes: debt_bytes(&levels, options),
+            level_bytes: levels.bytes(),
+            garbage_tables: levels.garbage_tables(),
             levels,
         })
     }
@@ -127,14 +131,14 @@ impl Version {
                 continue;
             }
             let found = l0.handle.table().get(hash, key, at, mode)?;
-            if found != Lookup::Missing {
+            if !matches!(found, Lookup::Missing) {
                 return Ok(found);
             }
         }
         for run in self.l1.iter().chain([&self.l2]) {
             let Some(table) = run.find(key) else { continue };
             let found = table.table().get(hash, key, at, mode)?;
-            if found != Lookup::Missing {
+            if !matches!(found, Lookup::Missing) {
                 return Ok(found);
             }
         }
@@ -160,6 +164,16 @@ impl Version {
     /// The same as plain data.
     pub fn levels(&self) -> &Levels {
         &self.levels
+    }
+
+    /// The bytes of each level.
+    pub const fn level_bytes(&self) -> [u64; 3] {
+        self.level_bytes
+    }
+
+    /// How many tables hold much that could go once no snapshot needs it.
+    pub const fn garbage_tables(&self) -> usize {
+        self.garbage_tables
     }
 
     /// How urgent a compaction is; 1,000 is due.

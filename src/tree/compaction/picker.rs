@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use super::{leveled, rule::Watermark, size_tiered};
 use crate::{
-    ids::{FileNumber, Level},
+    ids::{FileNumber, Level, SeqNo},
     key::KeyRange,
     tree::{edit::TableRecord, options::Strategy},
 };
@@ -29,6 +29,24 @@ pub struct Levels {
     pub l1: Vec<Vec<Arc<TableRecord>>>,
     /// By key.
     pub l2: Vec<Arc<TableRecord>>,
+}
+
+impl Levels {
+    /// The bytes of each level.
+    pub fn bytes(&self) -> [u64; 3] {
+        [bytes_of(&self.l0), bytes_of(self.l1.iter().flatten()), bytes_of(&self.l2)]
+    }
+
+    /// How many tables would be rewritten for their dead weight, if no snapshot needed it and all had expired.
+    pub fn garbage_tables(&self) -> usize {
+        let watermark = Watermark { oldest_snapshot: SeqNo::MAX, now_ms: u64::MAX };
+        self.garbage_candidates().filter(|table| is_garbage(table, watermark)).count()
+    }
+
+    /// Tables that nothing older lies below, or only L2.
+    fn garbage_candidates(&self) -> impl Iterator<Item = &Arc<TableRecord>> {
+        self.l1.last().into_iter().flatten().chain(&self.l2)
+    }
 }
 
 /// What the picker goes by.
@@ -180,9 +198,8 @@ fn is_garbage(table: &TableRecord, watermark: Watermark) -> bool {
 
 /// Rewrites one table whose dead weight can go, into the last level.
 fn rewrite_of_garbage(situation: &Situation<'_>) -> Option<Choice> {
-    let levels = situation.levels;
-    let lowest_l1 = levels.l1.last().into_iter().flatten();
-    let mut candidates = lowest_l1.chain(&levels.l2).filter(|table| is_garbage(table, situation.watermark));
+    let mut candidates =
+        situation.levels.garbage_candidates().filter(|table| is_garbage(table, situation.watermark));
     let choice = candidates.find_map(|table| into_l2(situation, std::slice::from_ref(table)))?;
     Some(Choice { score_permille: DUE_PERMILLE, ..choice })
 }
