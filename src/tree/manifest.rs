@@ -121,6 +121,8 @@ pub struct Manifest {
     end: u64,
     first_record_bytes: u64,
     tail_may_be_torn: bool,
+    /// Whether the last edit that failed may be found in the file after a crash.
+    may_bring_back: bool,
     poison: Option<Error>,
 }
 
@@ -168,6 +170,7 @@ impl Manifest {
             end: written.bytes,
             first_record_bytes: written.bytes,
             tail_may_be_torn: false,
+            may_bring_back: false,
             poison: None,
         })
     }
@@ -182,16 +185,21 @@ impl Manifest {
         self.poison.as_ref()
     }
 
+    /// Whether a crash may still bring back the edit that failed last, so that the files it names must stay.
+    pub const fn may_bring_back(&self) -> bool {
+        self.may_bring_back
+    }
+
     /// Makes an edit durable.
     ///
     /// # Errors
-    /// `Internal` for an edit that does not fit the state (nothing is written); `NoSpace` or `Io` when the
-    /// edit cannot be written: it does not count, though a crash now may still bring it back, so files that
-    /// it names must stay; `Poisoned` after a failed sync.
+    /// `Internal` for an edit that does not fit the state; `NoSpace` or `Io` when the edit cannot be written: it
+    /// does not count, but see [`Manifest::may_bring_back`]; `Poisoned` after a failed sync.
     pub fn commit(&mut self, edit: &VersionEdit) -> Result<()> {
         if let Some(poison) = &self.poison {
             return Err(poison.context("the manifest takes no more edits"));
         }
+        self.may_bring_back = false;
         let mut next = self.state.clone();
         next.apply(edit).map_err(|found| Error::internal(format!("an edit states {found}")))?;
         let grown =
@@ -210,10 +218,12 @@ impl Manifest {
         put(&mut record, KIND_EDIT, self.shard, self.end, &edit.encode()?);
         if let Err(error) = write_all_at(&*self.file, &record, self.end) {
             self.tail_may_be_torn = true;
+            self.may_bring_back = true;
             return Err(Error::io("write", &self.path, error));
         }
         if let Err(error) = self.file.sync_data() {
-            return Err(self.poisoned("sync", error));
+            let cause = Error::io("sync", &self.path, error);
+            return Err(self.poisoned(cause));
         }
         self.end += record.len() as u64;
         Ok(())
@@ -223,9 +233,7 @@ impl Manifest {
         let written = write_new(&*self.storage, &self.dir, self.shard, state)?;
         if let Err(error) = install_new(&*self.storage, &self.dir) {
             // Which of the two files a crash would leave is not known any more.
-            let poison = Error::with_source(ErrorKind::Poisoned, "the manifest could not be replaced", error);
-            self.poison = Some(poison.clone());
-            return Err(poison);
+            return Err(self.poisoned(error));
         }
         self.file = written.file;
         self.end = written.bytes;
@@ -234,8 +242,8 @@ impl Manifest {
         Ok(())
     }
 
-    fn poisoned(&mut self, verb: &str, error: io::Error) -> Error {
-        let cause = Error::io(verb, &self.path, error);
+    fn poisoned(&mut self, cause: Error) -> Error {
+        self.may_bring_back = true;
         let poison = Error::with_source(ErrorKind::Poisoned, "the manifest could not be made durable", cause);
         self.poison = Some(poison.clone());
         poison

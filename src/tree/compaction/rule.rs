@@ -59,10 +59,11 @@ impl VersionFilter {
     }
 
     /// Ends the current key. Returns a tombstone that must still be written, behind all that was kept.
-    /// `older_below`: whether an older version of the key may lie below the inputs.
-    pub fn end_key(&mut self, older_below: bool) -> Option<SeqNo> {
+    /// `older_below` says whether an older version of the key may lie below the inputs; it is asked only if
+    /// that matters.
+    pub fn end_key(&mut self, older_below: impl FnOnce() -> bool) -> Option<SeqNo> {
         self.covered = false;
-        self.held.take().filter(|_| older_below)
+        self.held.take().filter(|_| older_below())
     }
 }
 
@@ -91,7 +92,7 @@ mod tests {
                 out.push(*version);
             }
         }
-        out.extend(filter.end_key(older_below).map(tombstone));
+        out.extend(filter.end_key(|| older_below).map(tombstone));
         out
     }
 
