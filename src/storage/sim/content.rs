@@ -60,6 +60,11 @@ impl Content {
         content
     }
 
+    /// Whether a power loss changes nothing.
+    pub(super) fn is_durable(&self) -> bool {
+        self.unsynced.is_empty() && self.len == self.durable_len
+    }
+
     pub(super) fn len(&self) -> u64 {
         self.len
     }
@@ -366,3 +371,7 @@ fn cut(pages: &mut Pages, len: u64) {
         Arc::make_mut(last).iter_mut().skip(start).for_each(|byte| *byte = 0);
     }
 }
+
+#[cfg(test)]
+#[path = "content_test.rs"]
+mod tests;

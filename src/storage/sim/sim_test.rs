@@ -546,7 +546,7 @@ fn a_read_that_must_not_wait_is_whole_short_or_refused_but_never_wrong() {
     assert_eq!(seen, expected.into());
     for (permille, is_cached) in [(1_000, true), (0, false)] {
         sim.set_cached_permille(permille);
-        let read = file.read_at_nowait(&mut vec![0; 100], 0);
+        let read = file.read_at_nowait(&mut [0; 100], 0);
         assert_eq!(matches!(read, Ok(100)), is_cached);
     }
 }

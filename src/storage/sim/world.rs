@@ -222,11 +222,10 @@ impl World {
             world.check_write(&path, id)?;
             let room = world.room(id, end, buf.len())?;
             let (bytes, error) = match step.verdict {
-                Verdict::Run => (buf.len(), None),
+                Verdict::Run | Verdict::Crash(InFlight::Full) => (buf.len(), None),
                 Verdict::Fault(Fault::Short) => (step.part(buf.len()), None),
                 Verdict::Fault(Fault::Partial(errno)) => (step.rng.up_to(buf.len()), Some(errno.into())),
                 Verdict::Fault(fault) => (0, Some(fault.error())),
-                Verdict::Crash(InFlight::Full) => (buf.len(), None),
                 Verdict::Crash(InFlight::Partial) => (step.rng.up_to(buf.len()), None),
                 Verdict::Crash(InFlight::Absent) => (0, None),
             };
