@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::{ids::Level, tree::edit::tests::record};
-use proptest::prelude::*;
+use proptest::{collection::vec, prelude::{ProptestConfig, any, prop_assert, proptest}};
 
 const OPTIONS: PickerOptions =
     PickerOptions { strategy: Strategy::Leveled, l0_trigger: 2, tiered_trigger: 3, memtable_bytes: 1000 };
@@ -45,7 +45,7 @@ fn nothing_is_due_below_the_triggers() {
 fn l0_takes_what_it_overlaps_of_l1() {
     let levels = Levels {
         l0: vec![table(Level::L0, 5, "a", "f"), table(Level::L0, 4, "e", "m")],
-        l1: vec![vec![table(Level::L1, 2, "b", "c"), table(Level::L1, 3, "x", "z")]],
+        l1: vec![vec![table(Level::L1, 2, "b", "e"), table(Level::L1, 3, "x", "z")]],
         l2: vec![table(Level::L2, 1, "a", "z")],
     };
     let choice = choose_from(&levels, &[], OPTIONS).unwrap();
@@ -205,7 +205,10 @@ impl Model {
         let gone = |table: &Arc<TableRecord>| choice.inputs.iter().any(|input| input.file == table.file);
         let run = match choice.run {
             TargetRun::Existing(run) => run,
-            TargetRun::New => self.next_file + 1,
+            TargetRun::New => {
+                self.next_file += 1;
+                self.next_file
+            }
         };
         let mut outputs = vec![];
         if choice.is_move {
@@ -265,7 +268,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
     fn no_order_of_flushes_and_parallel_compactions_breaks_the_levels(
-        steps in proptest::collection::vec((0u8..10, proptest::collection::vec(0u8..40, 1..8)), 1..80),
+        steps in vec((0u8..10, vec(0u8..40, 1..8)), 1..80),
         switch in any::<bool>(),
     ) {
         let mut model = Model::default();
