@@ -143,3 +143,8 @@ pub enum FileKind {
     /// A link, pipe, socket or device: never ours.
     Other,
 }
+
+/// Why something that is not a regular file is not opened.
+fn not_regular(found: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, format!("it is {found}, not a regular file"))
+}
