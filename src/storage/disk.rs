@@ -21,7 +21,7 @@ use super::{DirEntry, FileKind, OpenMode, Storage, StorageFile, StorageLock, not
 const DIR_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 /// What is written at once where the file system cannot reserve space by itself.
-const ZEROES: [u8; 64 * 1024] = [0; 64 * 1024];
+static ZEROES: [u8; 64 * 1024] = [0; 64 * 1024];
 
 /// The disk.
 #[derive(Clone, Copy, Debug, Default)]

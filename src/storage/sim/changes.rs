@@ -1,7 +1,7 @@
 //! Directory changes that are not durable yet, and which of them a sync or a power loss makes so.
 //!
-//! Any subset may survive a power loss, but changes of one name or of one file keep their order: whoever
-//! survives takes along what came before it there. Without that, one file could end up under two names.
+//! Any subset may survive a power loss, but changes of one name keep their order: whichever survives takes
+//! along what came before it there. Without that, a file renamed twice could end up under two names.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -151,11 +151,10 @@ impl Changes {
             return;
         }
         let mut chosen: Vec<bool> = self.pending.iter().map(is_chosen).collect();
-        let (mut nodes, mut places) = (BTreeSet::new(), BTreeSet::new());
+        let mut places = BTreeSet::new();
         for (change, chosen) in self.pending.iter().zip(&mut chosen).rev() {
-            *chosen |= nodes.contains(&change.node) || change.places().any(|place| places.contains(place));
+            *chosen |= change.places().any(|place| places.contains(place));
             if *chosen {
-                nodes.insert(change.node);
                 places.extend(change.places());
             }
         }

@@ -9,11 +9,15 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
 use super::rng::Rng;
 
 pub(super) const PAGE_BYTES: usize = 4096;
 pub(super) const SECTOR_BYTES: usize = 512;
 const SECTORS: usize = PAGE_BYTES / SECTOR_BYTES;
+
+static ZEROES: Page = [0; PAGE_BYTES];
 
 type Page = [u8; PAGE_BYTES];
 type Pages = BTreeMap<u64, Arc<Page>>;
@@ -60,6 +64,11 @@ impl Content {
         content
     }
 
+    /// Whether a power loss changes nothing.
+    pub(super) fn is_durable(&self) -> bool {
+        self.unsynced.is_empty() && self.len == self.durable_len
+    }
+
     pub(super) fn len(&self) -> u64 {
         self.len
     }
@@ -91,7 +100,7 @@ impl Content {
     }
 
     fn write_piece(&mut self, piece: &Piece, bytes: &[u8]) {
-        let is_zero = bytes.iter().all(|&byte| byte == 0);
+        let is_zero = is_zero(bytes);
         if is_zero && !self.pages.contains_key(&piece.page) && !self.unsynced.contains_key(&piece.page) {
             return;
         }
@@ -237,7 +246,7 @@ impl Content {
     /// Calls `visit` with every page that is not zeroes.
     pub(super) fn each_page(&self, mut visit: impl FnMut(u64, &[u8])) {
         for (&number, page) in &self.pages {
-            if page.iter().any(|&byte| byte != 0) {
+            if !is_zero(page.as_slice()) {
                 visit(number, page.as_slice());
             }
         }
@@ -326,6 +335,19 @@ impl Fates {
     }
 }
 
+/// A hash of bytes that go into a file; zeroes, which are many, cost little.
+pub(super) fn data_hash(bytes: &[u8]) -> u64 {
+    bytes.chunks(PAGE_BYTES).fold(bytes.len() as u64, |hash, page| {
+        if is_zero(page) { hash.rotate_left(1) } else { xxh3_64_with_seed(page, hash) }
+    })
+}
+
+/// Whether at most a page of bytes is all zeroes.
+fn is_zero(bytes: &[u8]) -> bool {
+    let (zeroes, _) = ZEROES.split_at(bytes.len());
+    bytes == zeroes
+}
+
 /// The part of a read or write that falls into one page.
 struct Piece {
     page: u64,
@@ -366,3 +388,7 @@ fn cut(pages: &mut Pages, len: u64) {
         Arc::make_mut(last).iter_mut().skip(start).for_each(|byte| *byte = 0);
     }
 }
+
+#[cfg(test)]
+#[path = "content_test.rs"]
+mod tests;

@@ -4,6 +4,7 @@ use std::{
     ffi::OsStr,
     io,
     path::{Component, Path},
+    sync::Arc,
 };
 
 use super::{changes::Names, content::Content};
@@ -22,7 +23,8 @@ pub(super) struct Dir {
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct File {
-    pub(super) content: Content,
+    /// Shared with images of the file.
+    pub(super) content: Arc<Content>,
     /// The handle that created it is closed: nothing is meant to be written any more.
     pub(super) is_finished: bool,
     pub(super) is_linked: bool,

@@ -546,8 +546,45 @@ fn a_read_that_must_not_wait_is_whole_short_or_refused_but_never_wrong() {
     assert_eq!(seen, expected.into());
     for (permille, is_cached) in [(1_000, true), (0, false)] {
         sim.set_cached_permille(permille);
-        let read = file.read_at_nowait(&mut vec![0; 100], 0);
+        let read = file.read_at_nowait(&mut [0; 100], 0);
         assert_eq!(matches!(read, Ok(100)), is_cached);
+    }
+}
+
+#[test]
+fn a_lock_is_held_once_and_released_on_drop_and_by_a_crash() {
+    let sim = SimStorage::new(1);
+    let path = Path::new("/LOCK");
+    let held = sim.try_lock(path).unwrap();
+    assert_eq!(sim.try_lock(path).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    let _other = sim.try_lock(Path::new("/OTHER")).unwrap();
+    drop(held);
+    let _held = sim.try_lock(path).unwrap();
+    let after = sim.crash(1);
+    let _again = after.try_lock(path).unwrap();
+    assert!(after.try_lock(path).is_err());
+}
+
+#[test]
+fn threads_share_a_file_system() {
+    let sim = SimStorage::new(1);
+    std::thread::scope(|scope| {
+        for thread in 0..4_u8 {
+            let sim = sim.clone();
+            scope.spawn(move || {
+                let file = create(&sim, &format!("/{thread}"));
+                for i in 0..200 {
+                    write_all_at(&*file, &[thread; 100], i * 100).unwrap();
+                    file.sync_data().unwrap();
+                }
+                sync_dir(&sim, "/");
+            });
+        }
+    });
+    assert_eq!((sim.operations(), sim.syncs()), (4 * 402, 4 * 201));
+    let image = sim.crash(1);
+    for thread in 0..4_u8 {
+        assert_eq!(image.read_file(format!("/{thread}")).unwrap(), vec![thread; 20_000]);
     }
 }
 

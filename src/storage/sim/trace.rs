@@ -65,8 +65,11 @@ impl Trace {
             outcome,
             data,
         ];
-        self.hash =
-            words.into_iter().fold(self.hash, |hash, word| xxh3_64_with_seed(&word.to_le_bytes(), hash));
+        let mut bytes = [0; 7 * 8];
+        for (target, word) in bytes.chunks_exact_mut(8).zip(words) {
+            target.copy_from_slice(&word.to_le_bytes());
+        }
+        self.hash = xxh3_64_with_seed(&bytes, self.hash);
         if self.entries.len() == KEPT {
             self.entries.pop_front();
         }

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use xxhash_rust::xxh3::Xxh3;
@@ -70,7 +71,7 @@ impl Volume {
 
     /// Changes a file's content, and keeps count of the space.
     pub(super) fn change(&mut self, id: NodeId, change: impl FnOnce(&mut Content)) -> io::Result<()> {
-        let content = &mut self.file_mut(id)?.content;
+        let content = Arc::make_mut(&mut self.file_mut(id)?.content);
         let before = content.len();
         change(content);
         let after = content.len();
@@ -179,7 +180,7 @@ impl Volume {
             }
         }
         self.changes.clone().power_loss(&mut Rng::new(seed, u64::MAX), |dir, apply| {
-            dirs.get_mut(&dir).into_iter().for_each(|names| apply(names));
+            dirs.get_mut(&dir).into_iter().for_each(&mut *apply);
         });
         let mut after = Self { nodes: BTreeMap::new(), changes: Changes::default(), ..*self };
         let mut reached = vec![ROOT];
@@ -192,7 +193,11 @@ impl Volume {
                     Node::Dir(Dir { live: names.clone(), durable: names })
                 }
                 Some(Node::File(file)) => Node::File(File {
-                    content: file.content.power_loss(&mut Rng::new(seed, id)),
+                    content: if file.content.is_durable() {
+                        Arc::clone(&file.content)
+                    } else {
+                        Arc::new(file.content.power_loss(&mut Rng::new(seed, id)))
+                    },
                     is_finished: true,
                     is_linked: true,
                     handles: 0,
@@ -360,3 +365,7 @@ fn durable_names(nodes: &mut BTreeMap<NodeId, Node>, dir: NodeId, apply: &mut dy
         apply(&mut dir.durable);
     }
 }
+
+#[cfg(test)]
+#[path = "volume_test.rs"]
+mod tests;

@@ -8,11 +8,10 @@
 use std::{collections::BTreeSet, io, path::Path, sync::Arc};
 
 use rustix::io::Errno;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     changes::NodeId,
-    content::{Content, PAGE_BYTES},
+    content::{Content, PAGE_BYTES, data_hash},
     fault::{Fault, Faults, OpKind},
     guard::Guard,
     rng::Rng,
@@ -218,15 +217,14 @@ impl World {
     pub(super) fn write(&mut self, op: Op, id: NodeId, buf: &[u8]) -> io::Result<usize> {
         let (path, offset) = (Arc::clone(&op.path), op.offset);
         let end = offset.checked_add(buf.len() as u64).ok_or(Errno::FBIG)?;
-        self.run(Op { data: xxh3_64(buf), ..op }, |world, mut step| {
+        self.run(Op { data: data_hash(buf), ..op }, |world, mut step| {
             world.check_write(&path, id)?;
             let room = world.room(id, end, buf.len())?;
             let (bytes, error) = match step.verdict {
-                Verdict::Run => (buf.len(), None),
+                Verdict::Run | Verdict::Crash(InFlight::Full) => (buf.len(), None),
                 Verdict::Fault(Fault::Short) => (step.part(buf.len()), None),
                 Verdict::Fault(Fault::Partial(errno)) => (step.rng.up_to(buf.len()), Some(errno.into())),
                 Verdict::Fault(fault) => (0, Some(fault.error())),
-                Verdict::Crash(InFlight::Full) => (buf.len(), None),
                 Verdict::Crash(InFlight::Partial) => (step.rng.up_to(buf.len()), None),
                 Verdict::Crash(InFlight::Absent) => (0, None),
             };
