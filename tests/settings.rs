@@ -1,6 +1,8 @@
 //! Whatever stands in `shards.toml` or the environment, the settings either mean what they say or are refused
 //! with an error that names the place, the field, what was found and what to do.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot set up its scene has failed")]
+
 use std::{ffi::OsString, fs, os::unix::ffi::OsStringExt, path::PathBuf, time::Duration};
 
 use dbex::{
@@ -9,6 +11,7 @@ use dbex::{
     node::options::{CompactionStrategy, Durability, IoBudget, NodeOptions},
     settings::{Loaded, LogFormat, LogLevel, Settings},
 };
+use proptest::{collection::vec, prelude::*};
 use tempfile::TempDir;
 
 /// Reads a file with this content and these variables.
@@ -329,6 +332,12 @@ fn fields_that_contradict_each_other_are_refused() {
             .starts_with("shards.toml:2: compaction.table_bytes is \"64KiB\"; a table must hold at least 16")
     );
 
+    let error = refused("[server]\nclient_memory_bytes = \"1MiB\"\n");
+    assert!(
+        error.starts_with("shards.toml:2: server.client_memory_bytes is \"1MiB\"; it must hold one"),
+        "{error}"
+    );
+
     let error = refused("[memory]\nmemtable_bytes = \"1TiB\"\n");
     assert!(
         error.starts_with("shards.toml:2: memory.memtable_bytes is \"1TiB\"; this machine has "),
@@ -405,6 +414,24 @@ fn what_is_printed_reads_back_and_says_where_it_comes_from() {
 
     let error = loaded.set("server", "listen", "x", "--listen").unwrap_err();
     assert!(error.to_string().starts_with("--listen: server.listen is \"x\"; expected an IP"), "{error}");
+}
+
+proptest! {
+    /// Pieces of settings files in any order, cut anywhere, with any bytes between.
+    #[test]
+    fn no_text_panics_and_every_refusal_says_something(
+        pieces in vec(prop_oneof![
+            Just("[node]\n".to_owned()), Just("shards = ".to_owned()), Just("[memory]\nmemtable_bytes=".to_owned()),
+            Just("\"64MiB\"\n".to_owned()), Just("99999999999999999999999\n".to_owned()), Just("io.budget=".to_owned()),
+            Just("[compaction]\ncompression = [\"lz4\", ".to_owned()), Just("]\n".to_owned()), Just("\n".to_owned()),
+            "[ -~\n]{0,8}", ".{0,4}",
+        ], 0..12),
+    ) {
+        if let Err(error) = Settings::from_toml(&pieces.concat()) {
+            prop_assert_eq!(error.kind(), ErrorKind::Invalid);
+            prop_assert!(error.to_string().contains("shards.toml"), "{}", error);
+        }
+    }
 }
 
 #[test]

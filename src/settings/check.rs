@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 
 use garde::Validate;
 
-use super::{Settings, field::Field, value::show_size};
+use super::{Settings, field::Field, value::size_text};
 use crate::node::options::IoBudget;
 
 /// A field that does not fit, and why.
@@ -38,11 +38,20 @@ pub(super) fn problems(settings: &Settings, physical_memory: Option<u64>) -> Vec
             format!(
                 "a table must hold at least 16 blocks of compaction.block_bytes = {}: make tables larger or \
                  blocks smaller",
-                show_size(settings.compaction.block_bytes)
+                size_text(settings.compaction.block_bytes)
             ),
         );
     }
     let server = &settings.server;
+    if server.client_memory_bytes < server.max_request_bytes {
+        fail(
+            "server.client_memory_bytes",
+            format!(
+                "it must hold one request of server.max_request_bytes = {}: make this larger or that smaller",
+                size_text(server.max_request_bytes)
+            ),
+        );
+    }
     if server.password.is_some() && server.password_file.is_some() {
         fail("server.password_file", "DBEX_SERVER__PASSWORD is set too: remove one of the two".to_owned());
     }
@@ -90,8 +99,8 @@ fn memory(settings: &Settings, physical: u64, fail: &mut impl FnMut(&str, String
 /// A size within bounds.
 pub(super) fn size(min: u64, max: u64) -> impl FnOnce(&u64, &()) -> garde::Result {
     move |value, ()| match *value {
-        bytes if bytes < min => fail(format!("it must be at least {}", show_size(min))),
-        bytes if bytes > max => fail(format!("it must be at most {}", show_size(max))),
+        bytes if bytes < min => fail(format!("it must be at least {}", size_text(min))),
+        bytes if bytes > max => fail(format!("it must be at most {}", size_text(max))),
         _ => Ok(()),
     }
 }

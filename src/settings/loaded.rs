@@ -71,7 +71,7 @@ impl Loaded {
                 problems.push(format!("{}{} is {shown}; {expected}", self.place(field), field.path()));
             }
         }
-        if problems.is_empty() { Ok(()) } else { Err(Error::invalid(problems.join("\n"))) }
+        if problems.is_empty() { Ok(()) } else { Err(source::invalid(problems)) }
     }
 
     fn entries(&mut self) -> impl Iterator<Item = (&'static Field, &mut Origin)> {
@@ -112,7 +112,7 @@ impl Loaded {
                 format!("{}{} is {value}; {}", self.place(field), field.path(), problem.message)
             })
             .collect();
-        if problems.is_empty() { Ok(self.settings) } else { Err(Error::invalid(problems.join("\n"))) }
+        if problems.is_empty() { Ok(self.settings) } else { Err(source::invalid(problems)) }
     }
 
     /// Settings made in code, to be checked.

@@ -26,6 +26,7 @@ pub use sections::{
     CompactionSection, IoSection, LogFormat, LogLevel, LogSection, MemorySection, NodeSection, Secret,
     ServerSection,
 };
+pub use value::size_text;
 
 use crate::{
     error::{Error, Result},
@@ -69,6 +70,14 @@ impl Settings {
     /// fit: a line for each problem with file, line, field, what was found and what to do.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         Loaded::read(Some(path.as_ref()), env::vars_os())?.check()
+    }
+
+    /// Reads the text of a settings file. The environment is not looked at.
+    ///
+    /// # Errors
+    /// `Invalid`, as [`Settings::load`] tells it.
+    pub fn from_toml(text: &str) -> Result<Self> {
+        Loaded::parse(text, "shards.toml")?.check()
     }
 
     /// The defaults with the environment's overrides: what `dbex` runs with when it is given no file.

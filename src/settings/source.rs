@@ -12,6 +12,7 @@ use super::{
 use crate::error::{Error, ErrorKind, Result};
 
 const PREFIX: &str = "DBEX_";
+const PROBLEMS_SHOWN: usize = 20;
 
 /// A field's value in one source.
 pub(super) struct Setting {
@@ -42,46 +43,54 @@ pub(super) fn from_toml(text: &str, name: &str) -> Result<Vec<Setting>> {
         )));
     }
     let tables = File::from_str(text, FileFormat::Toml).collect().map_err(|error| {
-        // The parser's own words have the line, a picture of it, and end in a line break.
-        Error::new(ErrorKind::Invalid, format!("{name}: {}", error.to_string().trim_end()))
+        Error::new(ErrorKind::Invalid, format!("{name}: {}", cut_lines(&error.to_string())))
     })?;
+    let lines = lines_of(text);
+    let line = |path: &str| lines.get(path).copied();
+    let at = |path: &str| line(path).map_or_else(|| name.to_owned(), |line| format!("{name}:{line}"));
+    let known = sections();
     let mut settings = vec![];
     let mut problems = vec![];
-    for (section, value) in in_file_order(tables, |section| line_of(text, section, None)) {
-        let at = |field: Option<&str>| match line_of(text, &section, field) {
-            Some(line) => format!("{name}:{line}"),
-            None => name.to_owned(),
-        };
+    for (section, value) in in_file_order(tables, line) {
+        let place = at(&section);
         match value.kind {
-            ValueKind::Table(fields) if sections().contains(&section.as_str()) => {
-                for (field, value) in in_file_order(fields, |field| line_of(text, &section, Some(field))) {
-                    match Field::find(&section, &field) {
-                        Some(known) => settings.push(Setting {
-                            field: known,
-                            found: Found::Typed(value.kind),
-                            origin: Origin::File(line_of(text, &section, Some(&field))),
-                        }),
+            ValueKind::Table(fields) if known.contains(&section.as_str()) => {
+                for (name, value) in in_file_order(fields, |name| line(&format!("{section}.{name}"))) {
+                    let path = format!("{section}.{name}");
+                    match Field::find(&section, &name) {
+                        Some(field) => {
+                            let origin = Origin::File(line(&path));
+                            settings.push(Setting { field, found: Found::Typed(value.kind), origin });
+                        }
                         None => problems.push(format!(
-                            "{}: there is no field {section}.{field}; [{section}] has {}",
-                            at(Some(&field)),
+                            "{}: there is no field {path}; [{section}] has {}",
+                            at(&path),
                             names_in(&section)
                         )),
                     }
                 }
             }
             ValueKind::Table(_) | ValueKind::Array(_) => problems.push(format!(
-                "{}: there is no section [{section}]; the sections are {}",
-                at(None),
-                sections().join(", ")
+                "{place}: there is no section [{section}]; the sections are {}",
+                known.join(", ")
             )),
             _ => problems.push(format!(
-                "{}: {section} stands outside the sections, which are {}",
-                at(None),
-                sections().join(", ")
+                "{place}: {section} stands outside the sections, which are {}",
+                known.join(", ")
             )),
         }
     }
-    if problems.is_empty() { Ok(settings) } else { Err(Error::invalid(problems.join("\n"))) }
+    if problems.is_empty() { Ok(settings) } else { Err(invalid(problems)) }
+}
+
+/// One error for all problems; a file that is none of ours has too many to show.
+pub(super) fn invalid(mut problems: Vec<String>) -> Error {
+    let more = problems.len().saturating_sub(PROBLEMS_SHOWN);
+    problems.truncate(PROBLEMS_SHOWN);
+    if more > 0 {
+        problems.push(format!("and {more} more"));
+    }
+    Error::invalid(problems.join("\n"))
 }
 
 fn in_file_order(map: Map<String, Value>, line: impl Fn(&str) -> Option<usize>) -> Vec<(String, Value)> {
@@ -90,32 +99,33 @@ fn in_file_order(map: Map<String, Value>, line: impl Fn(&str) -> Option<usize>) 
     entries
 }
 
-/// The line of a section's header, or of a field in it: the parser keeps no positions once it has succeeded.
-/// Unusual spellings (inline tables, quoted names) are not found, and the error then has no line.
-fn line_of(text: &str, section: &str, field: Option<&str>) -> Option<usize> {
-    let mut current = "";
+/// The lines of section headers (`node`) and fields (`node.shards`): the parser keeps no positions once it has
+/// succeeded. Unusual spellings (inline tables, quoted names) are not found, and an error then has no line.
+fn lines_of(text: &str) -> HashMap<String, usize> {
+    let mut lines = HashMap::new();
+    let mut section = "";
     for (line, number) in text.lines().zip(1..) {
         let line = line.trim();
         if let Some(header) = line.strip_prefix('[') {
-            current = header.trim_start_matches('[').split(']').next().unwrap_or_default().trim();
-            if current == section && field.is_none() {
-                return Some(number);
-            }
+            section = header.trim_start_matches('[').split(']').next().unwrap_or_default().trim();
+            lines.entry(section.to_owned()).or_insert(number);
         } else if let Some((name, _)) = line.split_once('=') {
-            let name = name.trim();
-            let here = match field {
-                None => current.is_empty() && name.split('.').next().map(str::trim) == Some(section),
-                Some(field) if current.is_empty() => {
-                    name.split_once('.').is_some_and(|(s, f)| s.trim() == section && f.trim() == field)
-                }
-                Some(field) => current == section && name == field,
-            };
-            if here {
-                return Some(number);
+            let mut parts: Vec<_> = name.split('.').map(str::trim).collect();
+            if section.is_empty() {
+                lines.entry(parts.first().copied().unwrap_or_default().to_owned()).or_insert(number);
+            } else {
+                parts.insert(0, section);
             }
+            lines.entry(parts.join(".")).or_insert(number);
         }
     }
-    None
+    lines
+}
+
+/// The parser's words with its picture of the line, which may be long, cut to a screen's width.
+fn cut_lines(words: &str) -> String {
+    let cut: Vec<String> = words.trim_end().lines().map(|line| line.chars().take(120).collect()).collect();
+    cut.join("\n")
 }
 
 /// Reads the variables that begin with `DBEX_`.
@@ -166,13 +176,28 @@ mod tests {
 
     #[test]
     fn lines_are_found_in_sections_and_dotted_names() {
-        let text = "# [node]\nnode.shards = 1\n[memory] # x\nqueue_bytes=1\n[ log ]\n  level = 'info'\n";
-        assert_eq!(line_of(text, "node", Some("shards")), Some(2));
-        assert_eq!(line_of(text, "node", None), Some(2));
-        assert_eq!(line_of(text, "memory", None), Some(3));
-        assert_eq!(line_of(text, "memory", Some("queue_bytes")), Some(4));
-        assert_eq!(line_of(text, "log", Some("level")), Some(6));
-        assert_eq!(line_of(text, "log", Some("queue_bytes")), None);
+        let text =
+            "# [node]\nnode.shards = 1\n[memory] # x\nqueue_bytes=1\n[ log ]\n  level = 'info'\nlevel = 1\n";
+        let lines = lines_of(text);
+        let line = |path: &str| lines.get(path).copied();
+        assert_eq!(line("node.shards"), Some(2));
+        assert_eq!(line("node"), Some(2));
+        assert_eq!(line("memory"), Some(3));
+        assert_eq!(line("memory.queue_bytes"), Some(4));
+        assert_eq!(line("log.level"), Some(6));
+        assert_eq!(line("log.queue_bytes"), None);
+    }
+
+    #[test]
+    fn a_file_of_another_program_is_refused_quickly_and_briefly() {
+        let fields: Vec<String> = (0..60_000).map(|n| format!("x{n} = 1")).collect();
+        let error = from_toml(&format!("[node]\n{}", fields.join("\n")), "x.toml").err().unwrap().to_string();
+        assert!(error.starts_with("x.toml:2: there is no field node.x0; "), "{error}");
+        assert!(error.ends_with("\nand 59980 more"), "{error}");
+
+        let long =
+            from_toml(&format!("[node]\nx = {}", "[".repeat(500_000)), "x.toml").err().unwrap().to_string();
+        assert!(long.starts_with("x.toml: ") && long.len() < 1000, "{}", long.len());
     }
 
     #[test]

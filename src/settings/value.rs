@@ -125,7 +125,7 @@ impl SettingValue for u64 {
     }
 
     fn toml(&self) -> Option<String> {
-        Some(match show_size(*self) {
+        Some(match size_text(*self) {
             plain if plain.bytes().all(|byte| byte.is_ascii_digit()) => plain,
             with_unit => quote(&with_unit),
         })
@@ -160,7 +160,7 @@ fn too_large() -> String {
 }
 
 /// The largest binary unit that fits exactly: `64MiB`; plain bytes where none does.
-pub(super) fn show_size(bytes: u64) -> String {
+pub fn size_text(bytes: u64) -> String {
     let units = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     match units.into_iter().find(|(unit, _)| bytes != 0 && bytes.is_multiple_of(*unit)) {
         Some((unit, name)) => format!("{}{name}", bytes / unit),
@@ -263,7 +263,7 @@ impl SettingValue for IoBudget {
         Some(quote(&match self {
             Self::Auto => "auto".to_owned(),
             Self::Unlimited => "unlimited".to_owned(),
-            Self::BytesPerSecond(bytes) => format!("{}/s", show_size(*bytes)),
+            Self::BytesPerSecond(bytes) => format!("{}/s", size_text(*bytes)),
         }))
     }
 }
@@ -385,7 +385,7 @@ mod tests {
         #[test]
         fn a_written_size_reads_back(bytes in any::<u64>(), shift in 0..64u32) {
             let bytes = (bytes >> shift) << (shift / 2);
-            prop_assert_eq!(size(&show_size(bytes)), Ok(bytes));
+            prop_assert_eq!(size(&size_text(bytes)), Ok(bytes));
         }
 
         #[test]
