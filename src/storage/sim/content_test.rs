@@ -151,8 +151,9 @@ proptest! {
 #[test]
 fn zero_filled_regions_cost_nothing() {
     let mut content = Content::default();
+    let zeroes = vec![0; 64 * 1024];
     for i in 0..1_024 {
-        content.write(&[0; 64 * 1024], i * 64 * 1024);
+        content.write(&zeroes, i * 64 * 1024);
     }
     content.write(b"frame", 4096);
     assert_eq!((content.len(), content.pages.len(), content.unsynced.len()), (64 << 20, 1, 1));
@@ -163,7 +164,7 @@ fn zero_filled_regions_cost_nothing() {
 
 #[test]
 fn an_image_shares_its_pages() {
-    let mut content = Content::durable(&[1; 10 * PAGE_BYTES]);
+    let mut content = Content::durable(&vec![1; 10 * PAGE_BYTES]);
     content.write(&[2], 0);
     let image = content.power_loss(&mut Rng::new(1, 1));
     let shared = content.pages.iter().filter(|(number, page)| Arc::ptr_eq(page, &image.pages[*number]));

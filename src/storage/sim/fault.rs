@@ -99,7 +99,7 @@ enum When {
 ///
 /// ```
 /// use dbex::storage::sim::{Errno, Fault, FaultRule, OpKind};
-/// FaultRule::new(Fault::Fail(Errno::IO)).on(&[OpKind::Write]).path("wal").nth(2);
+/// let third_write_of_the_log = FaultRule::new(Fault::Fail(Errno::IO)).on(&[OpKind::Write]).path("wal").nth(2);
 /// ```
 #[derive(Clone, Debug)]
 #[must_use]

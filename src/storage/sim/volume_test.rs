@@ -76,7 +76,9 @@ fn found(volume: &Volume) -> HashMap<usize, NodeId> {
 
 fn with_dirs() -> Volume {
     let mut volume = Volume::new();
-    DIRS.iter().for_each(|dir| volume.create_dir_all(Path::new(dir)).unwrap());
+    for dir in DIRS {
+        volume.create_dir_all(Path::new(dir)).unwrap();
+    }
     volume.sync_dir(ROOT, || true).unwrap();
     volume
 }
