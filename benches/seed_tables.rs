@@ -25,7 +25,9 @@ fn main() {
     let all = args.iter().any(|arg| arg == "--all");
     let dir = args.iter().position(|arg| arg == "--dir").and_then(|at| args.get(at + 1));
     let dir = dir.map_or_else(std::env::temp_dir, PathBuf::from);
-    println!("| entries | value | write | write + settle | sequential read | random read | zipfian read | disk / logical |");
+    println!(
+        "| entries | value | write | write + settle | sequential read | random read | zipfian read | disk / logical |"
+    );
     println!("|---:|---:|---:|---:|---:|---:|---:|---:|");
     for (entries, value_bytes) in TABLES.into_iter().take(if all { TABLES.len() } else { SMALL }) {
         let home = tempfile::tempdir_in(&dir).unwrap();

@@ -263,7 +263,7 @@ fn memory_is_counted_to_the_byte() {
     assert_eq!(table.memory_bytes(), index, "no chunk before the first entry");
     insert(&mut writer, b"a", 1, b"1");
     assert_eq!(table.memory_bytes(), index + CHUNK);
-    insert(&mut writer, b"b", 2, &[0; 70_000]);
+    insert(&mut writer, b"b", 2, &vec![0; 70_000]);
     let chunks = CHUNK + CHUNK_HEAD + (16 + 1 + 70_000usize).next_multiple_of(8);
     assert_eq!(table.memory_bytes(), index + chunks);
 

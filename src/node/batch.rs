@@ -159,7 +159,7 @@ impl NodeCore {
             let participants: Vec<_> = parts.keys().filter_map(|i| u32::try_from(*i).ok()).map(ShardId).collect();
             for (index, writes) in *parts {
                 if let Some((_, turn)) = turns.get_mut(index) {
-                    turn.writer.begin_frame(FrameKind::Batch { id, participants: &participants });
+                    turn.writer.begin_frame(FrameKind::Batch { id, participants: participants.clone() });
                     writes.iter().map(OwnedWrite::op).for_each(|op| turn.writer.stage(&op));
                     turn.writer.end_frame();
                 }

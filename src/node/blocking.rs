@@ -1,7 +1,7 @@
 //! The blocking face of a node: the same operations, on any thread, with or without a runtime around it.
 //! A lone caller's write runs in its own thread.
 
-use std::{fmt, sync::Arc};
+use std::fmt;
 
 use bytes::Bytes;
 

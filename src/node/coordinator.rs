@@ -139,7 +139,7 @@ impl Coordinator {
         for shard in self.core.open_shards().collect::<Vec<_>>() {
             let Some(place) = self.shards.get(shard.index) else { continue };
             let wait = place.not_before.is_some_and(|at| at > now);
-            if wait || !self.core.wants_segment(&shard) || place.preparing.swap(true, Ordering::AcqRel) {
+            if wait || !shard.tree.wants_segment() || place.preparing.swap(true, Ordering::AcqRel) {
                 continue;
             }
             let (core, preparing) = (Arc::clone(&self.core), Arc::clone(&place.preparing));

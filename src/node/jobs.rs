@@ -114,11 +114,11 @@ pub(super) fn sync_round(core: &NodeCore) {
 
 /// Prepares a WAL segment ahead of need.
 pub(super) fn prepare_segment(core: &NodeCore, shard: &ShardCore) -> Result<()> {
-    while shard.tree.pool().wanted() {
+    while shard.tree.wants_segment() {
         if core.lifecycle.check_open().is_err() {
             break;
         }
-        shard.tree.pool().prepare().inspect_err(|error| {
+        shard.tree.prepare_segment().inspect_err(|error| {
             tracing::warn!(shard = shard.index, error = %error, "cannot prepare a log segment");
         })?;
     }

@@ -311,7 +311,7 @@ impl NodeCore {
     /// Brings the account of a shard's memory up to date, and has whoever should seal do so.
     pub fn note_memory(&self, shard: &ShardCore) {
         let load = shard.tree.load();
-        if load.flush_due || self.wants_segment(shard) {
+        if load.flush_due || shard.tree.wants_segment() {
             self.tell_news(shard);
         }
         let largest = self.accountant.note(shard.index, load.active_bytes, load.sealed_bytes);
@@ -320,10 +320,6 @@ impl NodeCore {
         {
             other.ask_to_seal();
         }
-    }
-
-    pub fn wants_segment(&self, shard: &ShardCore) -> bool {
-        shard.tree.pool().wanted()
     }
 
     /// Has the coordinator look at the shards, once until it does.

@@ -60,7 +60,7 @@ pub(super) fn open(options: NodeOptions, env: Env) -> Result<Arc<NodeCore>> {
 
     let tree_context = tree_context(&options, &env);
     let tree_options = tree_options(&options, &record);
-    let recovered = recover(&options, &record, &tree_context, &tree_options, made)?;
+    let recovered = recover(&options, &record, &tree_context, &tree_options, &env, made)?;
     if made {
         node_file::finish_making(&*env.storage, &options.data_dir)?;
     }
@@ -108,6 +108,7 @@ fn recover(
     record: &NodeRecord,
     context: &TreeContext,
     tree_options: &TreeOptions,
+    env: &Env,
     made: bool,
 ) -> Result<Recovered> {
     let count = usize::try_from(record.shards).unwrap_or_default();
@@ -128,7 +129,7 @@ fn recover(
     intact().try_for_each(TreeRecovery::sync_log)?;
     let work: Vec<_> = read.into_iter().zip(cuts).collect();
     let queue_bytes = (options.queue_bytes * 2 / u64::from(record.shards)).clamp(1, options.queue_bytes);
-    let finished = in_parallel(work, cores(), |(shard, cut)| finish_shard(shard?, &cut, highest));
+    let finished = in_parallel(work, cores(), |(shard, cut)| finish_shard(shard?, &cut, highest, env.random.next_u64()));
     let slots = finished.into_iter().enumerate().map(|(index, shard)| {
         ShardSlot::from_pointee(match shard {
             Ok((tree, writer)) => {
@@ -155,8 +156,13 @@ pub(super) fn read_shard(
     TreeRecovery::read(context.clone(), options.clone(), ShardId(shard), shard_dir(data_dir, index))
 }
 
-fn finish_shard(recovery: TreeRecovery, cut: &Cut, highest: SeqNo) -> Result<(Arc<Tree>, TreeWriter)> {
-    let (tree, writer, summary) = recovery.finish(cut, highest)?;
+fn finish_shard(
+    recovery: TreeRecovery,
+    cut: &Cut,
+    highest: SeqNo,
+    incarnation_seed: u64,
+) -> Result<(Arc<Tree>, TreeWriter)> {
+    let (tree, writer, summary) = recovery.finish(cut, highest, incarnation_seed)?;
     log_recovery(&summary);
     Ok((tree, writer))
 }

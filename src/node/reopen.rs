@@ -66,7 +66,7 @@ fn reopen_failed(core: &Arc<NodeCore>, asked: bool) -> Result<()> {
     let mut started = vec![];
     for (index, recovery) in recoveries {
         let Some(cut) = cuts.get(index) else { continue };
-        match recovery.finish(cut, core.seqno_watermark()) {
+        match recovery.finish(cut, core.seqno_watermark(), core.env.random.next_u64()) {
             Ok((tree, writer, summary)) => {
                 open::log_recovery(&summary);
                 let shard = ShardCore::new(index, tree, writer, core.shard_queue_bytes());

@@ -114,12 +114,8 @@ impl TurnGate {
         waiters.retain(|other| !Arc::ptr_eq(other, waiter));
         if waiters.is_empty() {
             // Whoever runs now finds RUNNING again; a release that already saw waiters finds the list empty.
-            let _ = self.state.compare_exchange(
-                RUNNING_WAITERS,
-                RUNNING,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            );
+            let _ =
+                self.state.compare_exchange(RUNNING_WAITERS, RUNNING, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 }

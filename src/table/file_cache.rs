@@ -86,14 +86,14 @@ impl FileCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::memory_storage::MemoryStorage;
+    use crate::storage::sim::SimStorage;
 
     #[test]
     fn no_more_files_stay_open_than_allowed() {
-        let storage = MemoryStorage::default();
+        let storage = SimStorage::new(1);
         let paths: Vec<PathBuf> = (0..50).map(|i| PathBuf::from(format!("{i}.sst"))).collect();
         for path in &paths {
-            storage.put(path, vec![1]);
+            storage.write_file(path, &[1]);
         }
         let files = FileCache::new(Arc::new(storage), 7);
         for path in paths.iter().chain(&paths) {
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_corruption_that_names_it() {
-        let files = FileCache::new(Arc::new(MemoryStorage::default()), 7);
+        let files = FileCache::new(Arc::new(SimStorage::new(1)), 7);
         let error = files.get(Path::new("l0/0000000001.sst")).unwrap_err();
         assert_eq!(error.corruption_at().unwrap().path, Path::new("l0/0000000001.sst"));
     }

@@ -30,8 +30,6 @@ mod table;
 mod verify;
 
 #[cfg(test)]
-mod memory_storage;
-#[cfg(test)]
 mod table_test;
 
 pub use builder::TableBuilder;

@@ -10,14 +10,17 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use proptest::prelude::*;
 
-use super::{memory_storage::MemoryStorage, *};
+use super::*;
 use crate::{
     codec::compress::Compression,
     entry::{Cursor, Entry, ValueKind},
     error::{Error, ErrorKind, Result},
     ids::{FileNumber, SeqNo, ShardId},
     key::{KeyHash, MAX_KEY_BYTES, MAX_VALUE_BYTES},
-    storage::Storage,
+    storage::{
+        OpenMode, Storage,
+        sim::{Errno, Fault, FaultRule, OpKind, SimStorage},
+    },
 };
 
 const SEED: u64 = 77;
@@ -36,19 +39,30 @@ fn path() -> PathBuf {
     PathBuf::from("l0/0000000012.sst")
 }
 
+fn bytes_of(storage: &SimStorage) -> Vec<u8> {
+    storage.read_file(path()).unwrap()
+}
+
+/// How many reads there were.
+fn reads(storage: &SimStorage) -> u64 {
+    let is_read = |kind| matches!(kind, OpKind::Read | OpKind::ReadNowait);
+    storage.trace().iter().filter(|entry| is_read(entry.kind)).count() as u64
+}
+
 fn entry_of<'a>(((key, seqno), value): (&'a ModelKey, &'a ModelValue)) -> Entry<'a> {
     let (kind, expires_at_ms, value) = value;
     Entry { key, seqno: SeqNo(seqno.0), kind: *kind, expires_at_ms: *expires_at_ms, value }
 }
 
 fn write(
-    storage: &MemoryStorage,
+    storage: &SimStorage,
     path: &Path,
     id: TableId,
     options: TableOptions,
     model: &Model,
 ) -> TableSummary {
     let storage: Arc<dyn Storage> = Arc::new(storage.clone());
+    storage.create_dir_all(path.parent().unwrap()).unwrap();
     let mut builder = TableBuilder::create(&storage, path, id, options, Arc::new(NoPace)).unwrap();
     for pair in model {
         let entry = entry_of(pair);
@@ -59,7 +73,7 @@ fn write(
 }
 
 fn open(
-    storage: &MemoryStorage,
+    storage: &SimStorage,
     path: &Path,
     id: TableId,
     summary: &TableSummary,
@@ -172,10 +186,10 @@ proptest! {
         probes in prop::collection::vec(keys(), 1..20),
         cache_bytes in prop_oneof![Just(0u64), Just(20_000), Just(8 << 20)],
     ) {
-        let storage = MemoryStorage::default();
+        let storage = SimStorage::new(1);
         let summary = write(&storage, &path(), ID, options, &model);
-        prop_assert!(storage.is_synced(&path()));
-        prop_assert_eq!(summary.file_bytes, storage.bytes(&path()).len() as u64);
+        prop_assert_eq!(storage.syncs(), 1);
+        prop_assert_eq!(summary.file_bytes, bytes_of(&storage).len() as u64);
         let table = open(&storage, &path(), ID, &summary, cache_bytes);
         prop_assert_eq!(table.summary().unwrap(), &summary);
         check_summary(&summary, &model);
@@ -276,13 +290,13 @@ fn right_or_corruption(table: &Arc<Table>, model: &Model, file_len: usize, what:
 #[test]
 fn every_flipped_byte_is_noticed_and_never_a_wrong_answer() {
     for compression in [Compression::None, Compression::Lz4] {
-        let (storage, model) = (MemoryStorage::default(), sample(40));
+        let (storage, model) = (SimStorage::new(1), sample(40));
         let summary = write(&storage, &path(), ID, small_options(compression), &model);
-        let good = storage.bytes(&path());
+        let good = bytes_of(&storage);
         for at in 0..good.len() {
             let mut bad = good.clone();
             bad[at] ^= 1 << (at % 8);
-            storage.put(&path(), bad);
+            storage.write_file(path(), &bad);
             let table = open(&storage, &path(), ID, &summary, 1 << 20);
             assert!(
                 right_or_corruption(&table, &model, good.len(), &format!("byte {at}")),
@@ -294,32 +308,31 @@ fn every_flipped_byte_is_noticed_and_never_a_wrong_answer() {
 
 #[test]
 fn every_truncation_and_bytes_behind_the_end_are_noticed() {
-    let (storage, model) = (MemoryStorage::default(), sample(20));
+    let (storage, model) = (SimStorage::new(1), sample(20));
     let summary = write(&storage, &path(), ID, small_options(Compression::Lz4), &model);
-    let good = storage.bytes(&path());
+    let good = bytes_of(&storage);
     for n in 0..good.len() {
-        storage.put(&path(), good[..n].to_vec());
+        storage.write_file(path(), &good[..n]);
         let table = open(&storage, &path(), ID, &summary, 1 << 20);
         assert!(right_or_corruption(&table, &model, good.len(), &format!("cut at {n}")));
     }
-    storage.put(&path(), [&good[..], b"x"].concat());
+    storage.write_file(path(), &[&good[..], b"x"].concat());
     let table = open(&storage, &path(), ID, &summary, 1 << 20);
     assert!(table.summary().unwrap_err().corruption_at().is_some());
     // A file that is cut while the table is in use.
-    storage.put(&path(), good.clone());
+    storage.write_file(path(), &good);
     let table = open(&storage, &path(), ID, &summary, 0);
     table.summary().unwrap();
-    let file = table.file().unwrap();
-    file.truncate(10).unwrap();
+    storage.open(&path(), OpenMode::ReadWrite).unwrap().truncate(10).unwrap();
     assert!(right_or_corruption(&table, &model, good.len(), "cut in use"));
 }
 
 #[test]
 fn swapped_blocks_and_swapped_tables_are_noticed() {
-    let (storage, model) = (MemoryStorage::default(), uniform_model(100));
+    let (storage, model) = (SimStorage::new(1), uniform_model(100));
     let options = small_options(Compression::None);
     let summary = write(&storage, &path(), ID, options, &model);
-    let good = storage.bytes(&path());
+    let good = bytes_of(&storage);
     let table = open(&storage, &path(), ID, &summary, 0);
     let loaded = table.load().unwrap();
     let extents: Vec<_> = (0..loaded.metadata.index.blocks())
@@ -332,7 +345,7 @@ fn swapped_blocks_and_swapped_tables_are_noticed() {
             let mut bad = good.clone();
             bad[a.clone()].copy_from_slice(&good[b.clone()]);
             bad[b.clone()].copy_from_slice(&good[a.clone()]);
-            storage.put(&path(), bad);
+            storage.write_file(path(), &bad);
             let table = open(&storage, &path(), ID, &summary, 0);
             assert!(right_or_corruption(&table, &model, good.len(), "swapped blocks"));
             swapped += 1;
@@ -341,17 +354,17 @@ fn swapped_blocks_and_swapped_tables_are_noticed() {
     assert!(swapped > 10, "too few blocks of one length to swap");
     // The same content as another table of the shard, and as the same table of another shard.
     for other in [TableId { file: FileNumber(13), ..ID }, TableId { shard: ShardId(4), ..ID }] {
-        let (storage, other_path) = (MemoryStorage::default(), PathBuf::from("other"));
+        let (storage, other_path) = (SimStorage::new(1), PathBuf::from("other"));
         let other_summary = write(&storage, &other_path, other, options, &model);
-        storage.put(&path(), storage.bytes(&other_path));
+        storage.write_file(path(), &storage.read_file(&other_path).unwrap());
         for expected in [&summary, &other_summary] {
             let table = open(&storage, &path(), ID, expected, 0);
             assert!(table.summary().unwrap_err().corruption_at().is_some());
         }
         // A block of the other table in this one's place.
         let mut bad = good.clone();
-        bad[extents[1].clone()].copy_from_slice(&storage.bytes(&other_path)[extents[1].clone()]);
-        storage.put(&path(), bad);
+        bad[extents[1].clone()].copy_from_slice(&storage.read_file(&other_path).unwrap()[extents[1].clone()]);
+        storage.write_file(path(), &bad);
         let table = open(&storage, &path(), ID, &summary, 0);
         assert!(right_or_corruption(&table, &model, good.len(), "a block of another table"));
     }
@@ -360,8 +373,7 @@ fn swapped_blocks_and_swapped_tables_are_noticed() {
     for (_, _, value) in older.values_mut() {
         value.fill(1);
     }
-    let (storage, other) =
-        (MemoryStorage::default(), write(&MemoryStorage::default(), &path(), ID, options, &older));
+    let (storage, other) = (SimStorage::new(1), write(&SimStorage::new(1), &path(), ID, options, &older));
     write(&storage, &path(), ID, options, &model);
     assert_eq!(other.file_bytes, summary.file_bytes);
     let table = open(&storage, &path(), ID, &other, 0);
@@ -377,7 +389,7 @@ fn versions_of_one_key_may_fill_many_blocks() {
             model.insert((key.into(), std::cmp::Reverse(seqno)), (ValueKind::Put, None, value));
         }
     }
-    let storage = MemoryStorage::default();
+    let storage = SimStorage::new(1);
     let summary = write(&storage, &path(), ID, small_options(Compression::None), &model);
     assert!(summary.blocks > 40 && summary.keys == 4, "{summary:?}");
     let table = open(&storage, &path(), ID, &summary, 1 << 20);
@@ -398,7 +410,7 @@ fn the_largest_key_and_value_fit() {
         model.insert((vec![b'b'; MAX_KEY_BYTES], std::cmp::Reverse(2)), put(MAX_VALUE_BYTES));
         model.insert((vec![b'b'; MAX_KEY_BYTES - 1], std::cmp::Reverse(3)), put(0));
         model.insert((b"c".to_vec(), std::cmp::Reverse(4)), put(10));
-        let storage = MemoryStorage::default();
+        let storage = SimStorage::new(1);
         let options = TableOptions { compression, ..Default::default() };
         let summary = write(&storage, &path(), ID, options, &model);
         let table = open(&storage, &path(), ID, &summary, 8 << 20);
@@ -414,21 +426,21 @@ fn the_largest_key_and_value_fit() {
 
 #[test]
 fn a_read_that_must_not_wait_never_does() {
-    let (storage, model) = (MemoryStorage::default(), sample(30));
+    let (storage, model) = (SimStorage::new(1), sample(30));
     let summary = write(&storage, &path(), ID, TableOptions::default(), &model);
     let table = open(&storage, &path(), ID, &summary, 1 << 20);
     let key = b"key/000003";
     let get = |mode| table.get(hash(key), key, SeqNo::MAX, mode).unwrap();
-    let reads = storage.reads(&path());
+    let before = reads(&storage);
     assert_eq!(get(ReadMode::NoWait), Lookup::WouldBlock, "the metadata is not loaded");
-    assert_eq!((storage.reads(&path()), table.metadata_bytes()), (reads, 0));
+    assert_eq!((reads(&storage), table.metadata_bytes()), (before, 0));
     table.summary().unwrap();
     assert!(table.metadata_bytes() > 0);
-    storage.set_cold(&path(), true);
+    storage.set_cached_permille(0);
     assert_eq!(get(ReadMode::NoWait), Lookup::WouldBlock, "the block is not in memory");
-    storage.set_cold(&path(), false);
+    storage.set_cached_permille(1000);
     assert!(matches!(get(ReadMode::NoWait), Lookup::Found(_)));
-    storage.set_cold(&path(), true);
+    storage.set_cached_permille(0);
     assert!(matches!(get(ReadMode::NoWait), Lookup::Found(_)), "the block is cached");
     let absent = table.get(hash(b"zzz"), b"zzz", SeqNo::MAX, ReadMode::NoWait).unwrap();
     assert_eq!(absent, Lookup::Missing);
@@ -436,16 +448,16 @@ fn a_read_that_must_not_wait_never_does() {
 
 #[test]
 fn opening_reads_nothing_and_blocks_are_read_once() {
-    let (storage, model) = (MemoryStorage::default(), sample(30));
+    let (storage, model) = (SimStorage::new(1), sample(30));
     let summary = write(&storage, &path(), ID, TableOptions::default(), &model);
     let table = open(&storage, &path(), ID, &summary, 1 << 20);
-    assert_eq!(storage.reads(&path()), 0);
+    assert_eq!(reads(&storage), 0);
     for _ in 0..3 {
         for (key, seqno) in model.keys() {
             check_get(&table, &model, key, seqno.0);
         }
     }
-    assert_eq!(storage.reads(&path()), 2 + summary.blocks, "the footer, the parts, each block");
+    assert_eq!(reads(&storage), 2 + summary.blocks, "the footer, the parts, each block");
 }
 
 /// Counts what was paid, and refuses after a while.
@@ -473,8 +485,9 @@ fn uniform_model(n: u64) -> Model {
 
 #[test]
 fn background_work_pays_for_every_byte_in_large_chunks_and_leaves_the_cache_alone() {
-    let (storage, model) = (MemoryStorage::default(), uniform_model(10_000));
+    let (storage, model) = (SimStorage::new(1), uniform_model(10_000));
     let shared: Arc<dyn Storage> = Arc::new(storage.clone());
+    shared.create_dir_all(path().parent().unwrap()).unwrap();
     let meter = || Arc::new(Meter { paid: Mutex::default(), payments: usize::MAX });
     let writing = meter();
     let options = TableOptions { compression: Compression::None, ..Default::default() };
@@ -514,7 +527,7 @@ fn background_work_pays_for_every_byte_in_large_chunks_and_leaves_the_cache_alon
 
 #[test]
 fn withdrawn_permission_stops_background_work() {
-    let (storage, model) = (MemoryStorage::default(), uniform_model(10_000));
+    let (storage, model) = (SimStorage::new(1), uniform_model(10_000));
     let options = TableOptions { compression: Compression::None, ..Default::default() };
     let summary = write(&storage, &path(), ID, options, &model);
     let table = open(&storage, &path(), ID, &summary, 0);
@@ -534,14 +547,14 @@ fn withdrawn_permission_stops_background_work() {
     let other = PathBuf::from("other");
     let mut builder = TableBuilder::create(&shared, &other, ID, options, meter()).unwrap();
     let result = model.iter().map(entry_of).try_for_each(|entry| builder.add(hash(entry.key), &entry));
-    assert!(storage.exists(&other));
+    assert!(storage.read_file(&other).is_some());
     assert_eq!(result.and_then(|()| builder.finish().map(drop)).unwrap_err().kind(), ErrorKind::Busy);
-    assert!(!storage.exists(&other), "an unfinished table leaves no file");
+    assert!(storage.read_file(&other).is_none(), "an unfinished table leaves no file");
 }
 
 #[test]
 fn entries_out_of_order_and_empty_tables_are_refused() {
-    let shared: Arc<dyn Storage> = Arc::new(MemoryStorage::default());
+    let shared: Arc<dyn Storage> = Arc::new(SimStorage::new(1));
     let create = |path: &str| {
         TableBuilder::create(&shared, Path::new(path), ID, TableOptions::default(), Arc::new(NoPace)).unwrap()
     };
@@ -561,7 +574,7 @@ fn entries_out_of_order_and_empty_tables_are_refused() {
     assert_eq!(builder.add(hash(b""), &entry("", 1)).unwrap_err().kind(), ErrorKind::Invalid);
     assert_eq!(create("empty").finish().unwrap_err().kind(), ErrorKind::Internal);
     create("abandoned").abandon();
-    assert!(shared.open(Path::new("abandoned"), crate::storage::OpenMode::Read).is_err());
+    assert!(shared.open(Path::new("abandoned"), OpenMode::Read).is_err());
     let taken = create("taken");
     let again =
         TableBuilder::create(&shared, Path::new("taken"), ID, TableOptions::default(), Arc::new(NoPace));
@@ -571,21 +584,21 @@ fn entries_out_of_order_and_empty_tables_are_refused() {
 
 #[test]
 fn a_filter_answers_for_absent_keys_without_reading_blocks() {
-    let (storage, model) = (MemoryStorage::default(), uniform_model(10_000));
+    let (storage, model) = (SimStorage::new(1), uniform_model(10_000));
     let summary = write(&storage, &path(), ID, TableOptions::default(), &model);
     let table = open(&storage, &path(), ID, &summary, 0);
     table.summary().unwrap();
-    let before = storage.reads(&path());
+    let before = reads(&storage);
     for i in 0..1000 {
         check_get(&table, &model, format!("{i:09}x").as_bytes(), SeqNo::MAX.0);
     }
-    let reads = storage.reads(&path()) - before;
-    assert!(reads < 30, "{reads} block reads for 1000 absent keys");
+    let read = reads(&storage) - before;
+    assert!(read < 30, "{read} block reads for 1000 absent keys");
 }
 
 #[test]
 fn a_table_that_is_used_by_many_threads_is_loaded_once() {
-    let (storage, model) = (MemoryStorage::default(), sample(200));
+    let (storage, model) = (SimStorage::new(1), sample(200));
     let summary = write(&storage, &path(), ID, small_options(Compression::Lz4), &model);
     let table = open(&storage, &path(), ID, &summary, 40_000);
     std::thread::scope(|scope| {
@@ -604,4 +617,51 @@ fn a_table_that_is_used_by_many_threads_is_loaded_once() {
             });
         }
     });
+}
+
+#[test]
+fn a_full_disk_and_a_failed_sync_leave_no_file() {
+    let model = uniform_model(10_000);
+    type Break = fn(&SimStorage);
+    let faults: [(Break, ErrorKind); 3] = [
+        (|storage| storage.set_capacity(Some(300 << 10)), ErrorKind::NoSpace),
+        (|storage| storage.fail(FaultRule::new(Fault::Fail(Errno::IO)).on(&[OpKind::Sync])), ErrorKind::Io),
+        (
+            |storage| storage.fail(FaultRule::new(Fault::Partial(Errno::IO)).on(&[OpKind::Write])),
+            ErrorKind::Io,
+        ),
+    ];
+    for (fault, kind) in faults {
+        let storage = SimStorage::new(1);
+        fault(&storage);
+        let shared: Arc<dyn Storage> = Arc::new(storage.clone());
+        let options = TableOptions { compression: Compression::None, ..Default::default() };
+        let mut builder =
+            TableBuilder::create(&shared, Path::new("t"), ID, options, Arc::new(NoPace)).unwrap();
+        let added = model.iter().map(entry_of).try_for_each(|entry| builder.add(hash(entry.key), &entry));
+        let error = match added {
+            Ok(()) => builder.finish().unwrap_err(),
+            Err(error) => {
+                builder.abandon();
+                error
+            }
+        };
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(storage.paths().is_empty());
+    }
+}
+
+#[test]
+fn a_read_error_is_no_corruption_and_passes() {
+    let (storage, model) = (SimStorage::new(1), sample(30));
+    let summary = write(&storage, &path(), ID, TableOptions::default(), &model);
+    let table = open(&storage, &path(), ID, &summary, 0);
+    let key = b"key/000003";
+    for loaded in [false, true] {
+        storage.fail(FaultRule::new(Fault::Fail(Errno::IO)).on(&[OpKind::Read]));
+        let error = table.get(hash(key), key, SeqNo::MAX, ReadMode::Blocking).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io, "loaded: {loaded}");
+        storage.clear_faults();
+        check_get(&table, &model, key, SeqNo::MAX.0);
+    }
 }

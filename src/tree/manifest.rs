@@ -292,7 +292,7 @@ fn seed(shard: ShardId, offset: u64) -> u64 {
     (u64::from(shard.0) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ offset
 }
 
-fn read_state(bytes: &[u8], path: &Path, shard: ShardId) -> Result<ManifestState> {
+pub(super) fn read_state(bytes: &[u8], path: &Path, shard: ShardId) -> Result<ManifestState> {
     let mut state = ManifestState::default();
     let mut offset = 0usize;
     loop {
