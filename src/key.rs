@@ -95,7 +95,8 @@ impl KeyRange {
         if prefix.is_empty() {
             return Self::all();
         }
-        let end = prefix_successor(prefix).map_or(Bound::Unbounded, |next| Bound::Excluded(Bytes::from(next)));
+        let end =
+            prefix_successor(prefix).map_or(Bound::Unbounded, |next| Bound::Excluded(Bytes::from(next)));
         Self { start: Bound::Included(Bytes::copy_from_slice(prefix)), end }
     }
 
@@ -263,7 +264,9 @@ mod tests {
     #[test]
     fn std_ranges_become_key_ranges() {
         let range = KeyRange::from("b".."d");
-        assert!(range.contains(b"b") && range.contains(b"cz") && !range.contains(b"d") && !range.contains(b"a"));
+        assert!(
+            range.contains(b"b") && range.contains(b"cz") && !range.contains(b"d") && !range.contains(b"a")
+        );
         assert!(KeyRange::from("b"..="d").contains(b"d"));
         assert!(KeyRange::from(..).contains(b""));
         assert!(KeyRange::from("x".."a").check().is_err());

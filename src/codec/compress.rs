@@ -72,7 +72,8 @@ impl Compression {
             Self::None => stored.to_vec(),
             Self::Lz4 => {
                 let mut raw = vec![0; raw_len];
-                let n = lz4_flex::block::decompress_into(stored, &mut raw).map_err(|_| "bytes that are not LZ4")?;
+                let n = lz4_flex::block::decompress_into(stored, &mut raw)
+                    .map_err(|_| "bytes that are not LZ4")?;
                 raw.truncate(n);
                 raw
             }
@@ -108,7 +109,8 @@ mod tests {
 
     #[test]
     fn what_does_not_shrink_is_stored_raw() {
-        let raw: Vec<u8> = (0u64..64).flat_map(|i| crate::key::KeyHash::of(&i.to_le_bytes(), 1).0.to_le_bytes()).collect();
+        let raw: Vec<u8> =
+            (0u64..64).flat_map(|i| crate::key::KeyHash::of(&i.to_le_bytes(), 1).0.to_le_bytes()).collect();
         for how in [Compression::Lz4, Compression::Zstd, Compression::None] {
             assert_eq!(how.compress(&raw, &mut vec![]).unwrap(), Compression::None);
         }

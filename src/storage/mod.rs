@@ -64,6 +64,7 @@ pub trait Storage: Send + Sync + fmt::Debug + 'static {
 }
 
 /// An open file. Positions are explicit; any number of threads may use it.
+#[expect(clippy::len_without_is_empty, reason = "nobody asks whether a file is empty, only where it ends")]
 pub trait StorageFile: Send + Sync + fmt::Debug {
     /// Reads at `offset`; returns how many bytes were read, 0 at the end. May be short.
     ///
@@ -142,4 +143,9 @@ pub enum FileKind {
     Dir,
     /// A link, pipe, socket or device: never ours.
     Other,
+}
+
+/// Why something that is not a regular file is not opened.
+fn not_regular(found: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, format!("it is {found}, not a regular file"))
 }

@@ -1,1 +1,43 @@
-//! Sorted-string tables.
+//! Sorted-string tables: immutable files of entries in storage order, and what reads them.
+//!
+//! ```text
+//!   entries ──► TableBuilder ──► data blocks | filter | index | properties | footer
+//!                  │ block_builder, stored_block, filter, index, properties, footer
+//!   get ─────► Table ──► filter ──► index ──► block slot ──► block (hash slot ──► entry)
+//!   scan ────► TableCursor ──► BlockIter          │ empty slot: FileCache ──► file
+//!                                                 └ filled and emptied by BlockCache
+//! ```
+//! Nothing here knows of levels, versions or shards' trees.
+
+mod block;
+mod block_builder;
+mod block_iter;
+mod builder;
+mod cache;
+mod cursor;
+mod file_cache;
+mod filter;
+mod footer;
+mod index;
+mod lookup;
+mod metadata;
+mod options;
+mod pace;
+mod properties;
+mod stored_block;
+#[expect(clippy::module_inception, reason = "the file of the type `Table`")]
+mod table;
+mod verify;
+
+#[cfg(test)]
+mod table_test;
+
+pub use builder::TableBuilder;
+pub use cache::{BlockCache, BlockCacheStats};
+pub use cursor::{CursorSource, TableCursor};
+pub use file_cache::FileCache;
+pub use lookup::{Lookup, OwnedEntry, ReadMode};
+pub use options::{TableId, TableOptions};
+pub use pace::{NoPace, Pace};
+pub use properties::TableSummary;
+pub use table::{Table, TableExpectation};

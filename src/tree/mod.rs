@@ -1,1 +1,49 @@
-//! One LSM tree.
+//! One shard's LSM tree, passive: it starts no thread, reads no clock and logs nothing. Whoever drives it asks it
+//! for a plan, runs the plan, and installs what came out.
+//!
+//! ```text
+//!   turn ────► TreeWriter ──► log, active memtable ──seal──► sealed memtables
+//!   worker ──► plan_flush ──► run_flush ──► install_flush              │ flush
+//!          └─► plan_compaction ──► run… ──► install…                   ▼
+//!   reader ──► ReadView ──► get, scan          L0 tables ──► L1 runs ──► L2
+//!
+//!   open:  TreeRecovery::read (each shard) ──► consistent_cut (all) ──► finish (each)
+//! ```
+
+pub mod compact;
+pub mod compaction;
+pub mod cut;
+pub mod edit;
+pub mod flush;
+pub mod handle;
+mod jobs;
+pub mod live;
+pub mod load;
+pub mod lsm;
+pub mod manifest;
+pub mod merge;
+pub mod options;
+pub mod recovery;
+mod replay;
+mod run_cursor;
+pub mod scan;
+#[cfg(test)]
+mod test_cursor;
+pub mod version;
+pub mod view;
+pub mod visible;
+pub mod writer;
+
+pub use compact::{CompactionDone, CompactionOutput, CompactionPlan, FullCompaction};
+pub use cut::{BatchMark, Cut, ShardLog, consistent_cut};
+pub use flush::{FlushDone, FlushOutput, FlushPlan};
+pub use live::LiveTables;
+pub use load::{LevelStats, TreeLoad, TreeStats};
+pub use lsm::{Tree, VerifySummary};
+pub use options::{Strategy, TreeContext, TreeOptions};
+pub use recovery::{RecoverySummary, TreeRecovery};
+pub use scan::TreeScan;
+pub use version::Version;
+pub use view::{ReadView, SealedMemtable};
+pub use visible::is_visible;
+pub use writer::{TreeWriter, WriteOp};

@@ -1,0 +1,63 @@
+//! The one writer of a memtable.
+
+use std::sync::Arc;
+
+use super::{arena::ArenaWriter, layout::RECORD_OVERHEAD, reader::Memtable};
+use crate::{entry::Entry, key::KeyHash};
+
+/// How large a memtable is meant to become.
+#[derive(Clone, Copy, Debug)]
+pub struct MemtableOptions {
+    /// The record bytes at which it is full. Chunks are allocated as they are needed, small ones first.
+    pub arena_bytes: usize,
+    /// The slots of the hash index, 8 bytes each, one a key. It is full when 70 % are taken.
+    pub index_slots: usize,
+}
+
+const SMALLEST_CHUNK: usize = 4 << 10;
+const LARGEST_CHUNK: usize = 2 << 20;
+
+/// Makes an empty memtable: its writer, and what readers share.
+pub fn memtable(options: MemtableOptions) -> (MemtableWriter, Arc<Memtable>) {
+    // What is allocated and not yet used stays a small part of the whole.
+    let largest_chunk = (options.arena_bytes / 8).clamp(SMALLEST_CHUNK, LARGEST_CHUNK);
+    let writer = ArenaWriter::new(options.index_slots, largest_chunk);
+    let memtable = Arc::new(Memtable::new(Arc::clone(writer.arena())));
+    (MemtableWriter { writer, memtable: Arc::clone(&memtable), arena_bytes: options.arena_bytes }, memtable)
+}
+
+/// Adds entries to a memtable. There is one, and the shard's turn owns it.
+pub struct MemtableWriter {
+    writer: ArenaWriter,
+    memtable: Arc<Memtable>,
+    arena_bytes: usize,
+}
+
+impl MemtableWriter {
+    /// What readers share.
+    pub fn memtable(&self) -> &Arc<Memtable> {
+        &self.memtable
+    }
+
+    /// Whether so many more entries, with so many bytes of keys and values, stay within the options. True for
+    /// anything when the memtable is empty: one item may exceed its share when it is alone.
+    pub fn has_room(&self, entries: usize, bytes: usize) -> bool {
+        if self.memtable.is_empty() {
+            return true;
+        }
+        let counters = &self.writer.arena().counters;
+        let keys = counters.keys().saturating_add(entries);
+        let used = self.writer.used_bytes().saturating_add(bytes);
+        let used = used.saturating_add(entries.saturating_mul(RECORD_OVERHEAD));
+        keys <= self.writer.arena().index.limit() && used <= self.arena_bytes
+    }
+
+    /// Adds an entry; readers find it when this returns. Never fails: beyond the options it only gets slower.
+    ///
+    /// # Panics
+    /// If the entry is not newer than every other version of its key.
+    #[inline]
+    pub fn insert(&mut self, hash: KeyHash, entry: &Entry<'_>) {
+        self.writer.insert(hash, entry);
+    }
+}

@@ -1,0 +1,138 @@
+//! The block cache. Tables hold the pointers to their cached blocks themselves, one slot a block: a hit is one
+//! pointer load, without a lock or a shared map. The cache only decides what leaves.
+//!
+//! ```text
+//!   Table ──► BlockSlots ──[ slot of each block ]──► CachedBlock (content, heat)
+//!                 ▲ weak                 ▲ filled and emptied under the lock of the block's cache shard
+//!   BlockCache ──► CacheShard ──► queues of (slots, block)      (`queues`: S3-FIFO)
+//! ```
+//! Eviction empties a slot first; the block is freed when the last reader that still uses it lets go.
+
+mod queues;
+mod slots;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use queues::Queues;
+pub(super) use slots::BlockSlots;
+
+/// Shards are at least this large, so that the blocks that fit one are not small.
+const MIN_SHARD_BYTES: u64 = 4 << 20;
+const MAX_SHARDS: u64 = 16;
+/// A block above this part of a cache shard is not kept.
+const LARGEST_BLOCK_PART: u64 = 16;
+
+/// A bounded set of data blocks in memory, shared by all tables of a node.
+#[derive(Debug)]
+pub struct BlockCache {
+    capacity_bytes: u64,
+    shards: Box<[CacheShard]>,
+    /// What the tables' slot arrays take from the capacity.
+    slot_bytes: AtomicU64,
+    next_table: AtomicU64,
+    live_bytes: Arc<AtomicU64>,
+}
+
+/// What a cache has done and holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BlockCacheStats {
+    /// Lookups that found their block.
+    pub hits: u64,
+    /// Lookups that did not.
+    pub misses: u64,
+    /// Cached blocks and slot arrays, in bytes.
+    pub bytes: u64,
+    /// Blocks that have left the cache, or never entered it, but are still in use by a reader, in bytes.
+    pub pinned_bytes: u64,
+}
+
+/// Its own cache line pair, so that readers of different shards do not slow each other down by counting.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct CacheShard {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    queues: Mutex<Queues>,
+}
+
+impl BlockCache {
+    /// A cache that holds up to `capacity_bytes`; 0 caches nothing.
+    pub fn new(capacity_bytes: u64) -> Self {
+        let shards = (capacity_bytes / MIN_SHARD_BYTES).clamp(1, MAX_SHARDS);
+        Self {
+            capacity_bytes,
+            shards: (0..shards).map(|_| CacheShard::default()).collect(),
+            slot_bytes: AtomicU64::new(0),
+            next_table: AtomicU64::new(0),
+            live_bytes: Arc::default(),
+        }
+    }
+
+    /// What the cache has done and holds.
+    pub fn stats(&self) -> BlockCacheStats {
+        let sum = |count: fn(&CacheShard) -> u64| self.shards.iter().map(count).sum();
+        let blocks: u64 = sum(|shard| shard.queues.lock().block_bytes());
+        BlockCacheStats {
+            hits: sum(|shard| shard.hits.load(Ordering::Relaxed)),
+            misses: sum(|shard| shard.misses.load(Ordering::Relaxed)),
+            bytes: sum(|shard| shard.queues.lock().charged_bytes()) + self.slot_bytes.load(Ordering::Relaxed),
+            pinned_bytes: self.live_bytes.load(Ordering::Relaxed).saturating_sub(blocks),
+        }
+    }
+
+    /// What the cache may hold, in bytes.
+    pub const fn capacity_bytes(&self) -> u64 {
+        self.capacity_bytes
+    }
+
+    /// A block's content as shared bytes, counted as long as anybody holds a part of it.
+    pub(super) fn share(&self, content: Vec<u8>) -> Bytes {
+        let live = Arc::clone(&self.live_bytes);
+        live.fetch_add(content.len() as u64, Ordering::Relaxed);
+        Bytes::from_owner(LiveBytes { content, live })
+    }
+
+    /// What blocks may take in one shard.
+    fn shard_capacity(&self) -> u64 {
+        let slots = self.slot_bytes.load(Ordering::Relaxed);
+        self.capacity_bytes.saturating_sub(slots) / self.shards.len() as u64
+    }
+
+    /// The shard of a block, and the block's name among all blocks.
+    fn shard_of(&self, table: u64, block: usize) -> (Option<&CacheShard>, u64) {
+        let name =
+            (table.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ block as u64).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let name = name ^ (name >> 32);
+        // NOTE: at most 16 shards.
+        let shard = usize::try_from(name % self.shards.len() as u64).unwrap_or(0);
+        (self.shards.get(shard), name)
+    }
+}
+
+/// Owns a block's content and counts it while it lives.
+struct LiveBytes {
+    content: Vec<u8>,
+    live: Arc<AtomicU64>,
+}
+
+impl AsRef<[u8]> for LiveBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.content
+    }
+}
+
+impl Drop for LiveBytes {
+    fn drop(&mut self) {
+        self.live.fetch_sub(self.content.len() as u64, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+#[path = "../cache_test.rs"]
+mod tests;

@@ -1,0 +1,142 @@
+//! The cache: its bound, what it keeps, and what becomes of dropped tables.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    entry::{Entry, ValueKind},
+    ids::SeqNo,
+    key::KeyHash,
+    table::{block::Block, block_builder::BlockBuilder},
+};
+
+fn block(cache: &BlockCache, value_bytes: usize) -> Block {
+    let mut builder = BlockBuilder::new(8);
+    let value = vec![7; value_bytes];
+    let entry =
+        Entry { key: b"k", seqno: SeqNo(1), kind: ValueKind::Put, expires_at_ms: None, value: &value };
+    builder.add(KeyHash::of(b"k", 0), &entry, true);
+    Block::parse(cache.share(builder.finish().to_vec())).unwrap()
+}
+
+fn read(slots: &Arc<BlockSlots>, number: usize) -> bool {
+    let hit = slots.get(number).is_some();
+    if !hit {
+        slots.insert(number, &block(slots.cache(), 4000));
+    }
+    hit
+}
+
+#[test]
+fn the_capacity_is_a_bound_and_slots_count() {
+    let cache = Arc::new(BlockCache::new(8 << 20));
+    let slots = BlockSlots::new(&cache, 100_000);
+    for number in 0..20_000 {
+        assert!(!read(&slots, number));
+        if number % 1000 == 0 {
+            assert!(cache.stats().bytes <= cache.capacity_bytes(), "{:?}", cache.stats());
+        }
+    }
+    let stats = cache.stats();
+    assert!(stats.bytes > cache.capacity_bytes() * 9 / 10, "{stats:?}");
+    assert_eq!((stats.hits, stats.misses, stats.pinned_bytes), (0, 20_000, 0));
+}
+
+#[test]
+fn what_is_read_often_outlives_a_scan() {
+    let cache = Arc::new(BlockCache::new(4 << 20));
+    let slots = BlockSlots::new(&cache, 100_000);
+    for _ in 0..3 {
+        for number in 0..100 {
+            read(&slots, number);
+        }
+    }
+    for number in 1000..50_000 {
+        read(&slots, number);
+    }
+    let kept = (0..100).filter(|number| slots.get(*number).is_some()).count();
+    assert!(kept > 90, "{kept} of 100 hot blocks");
+}
+
+#[test]
+fn a_dropped_table_leaves_nothing() {
+    let cache = Arc::new(BlockCache::new(4 << 20));
+    let kept = BlockSlots::new(&cache, 1000);
+    for number in 0..100 {
+        read(&kept, number);
+    }
+    let before = cache.stats().bytes;
+    for _ in 0..50 {
+        let slots = BlockSlots::new(&cache, 1000);
+        for number in 0..500 {
+            read(&slots, number);
+        }
+    }
+    assert!(cache.stats().bytes <= before, "{:?}", cache.stats());
+    let residents: usize = cache.shards.iter().map(|shard| shard.queues.lock().residents()).sum();
+    assert!(residents < 1500, "{residents} residents of dropped tables");
+}
+
+#[test]
+fn a_block_in_use_is_counted_as_pinned_when_it_has_left() {
+    let cache = Arc::new(BlockCache::new(1 << 20));
+    let slots = BlockSlots::new(&cache, 2000);
+    read(&slots, 0);
+    let content = slots.peek(0).unwrap().block.clone();
+    for number in 1..2000 {
+        read(&slots, number);
+    }
+    assert!(slots.peek(0).is_none());
+    assert_eq!(cache.stats().pinned_bytes, content.len() as u64);
+    drop(content);
+    assert_eq!(cache.stats().pinned_bytes, 0);
+}
+
+#[test]
+fn large_blocks_bypass_and_no_capacity_caches_nothing() {
+    for (capacity, value) in [(4 << 20, 300 << 10), (0, 1)] {
+        let cache = Arc::new(BlockCache::new(capacity));
+        let slots = BlockSlots::new(&cache, 1);
+        slots.insert(0, &block(&cache, value));
+        assert!(slots.get(0).is_none());
+    }
+}
+
+#[test]
+fn threads_may_read_and_drop_tables_at_once() {
+    let cache = Arc::new(BlockCache::new(1 << 20));
+    std::thread::scope(|scope| {
+        for thread in 0..4usize {
+            let cache = &cache;
+            scope.spawn(move || {
+                for _ in 0..20 {
+                    let slots = BlockSlots::new(cache, 200);
+                    for i in 0..400 {
+                        read(&slots, (i * 7 + thread) % 200);
+                    }
+                }
+            });
+        }
+    });
+    let stats = cache.stats();
+    assert_eq!((stats.bytes, stats.pinned_bytes), (0, 0), "{stats:?}");
+}
+
+proptest! {
+    #[test]
+    fn accounts_are_exact(steps in prop::collection::vec((0usize..3, 0usize..300, 1usize..9000), 1..400)) {
+        let cache = Arc::new(BlockCache::new(400 << 10));
+        let mut tables: Vec<_> = (0..3).map(|_| BlockSlots::new(&cache, 300)).collect();
+        for (table, number, bytes) in steps {
+            if bytes < 100 {
+                tables[table] = BlockSlots::new(&cache, 300);
+            } else if tables[table].get(number).is_none() {
+                tables[table].insert(number, &block(&cache, bytes));
+            }
+            let stats = cache.stats();
+            prop_assert!(stats.bytes <= cache.capacity_bytes() && stats.pinned_bytes == 0, "{stats:?}");
+        }
+        drop(tables);
+        prop_assert_eq!(cache.stats().bytes, 0);
+    }
+}

@@ -1,0 +1,267 @@
+//! Walks a table's entries in storage order, both ways.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{
+    block::{Block, Damage},
+    block_iter::BlockIter,
+    metadata::read_range,
+    pace::Pace,
+    stored_block::check_stored_block,
+    table::{Loaded, Table},
+};
+use crate::{
+    entry::{Cursor, Entry},
+    error::{Error, Result},
+    storage::StorageFile,
+};
+
+/// How much is read, and paid for, at once in the background.
+const READ_AHEAD_BYTES: u64 = 256 << 10;
+
+/// Where a cursor gets its blocks from.
+#[derive(Clone)]
+pub enum CursorSource {
+    /// A user's scan: through the block cache.
+    Cached,
+    /// Background work: from the file in large chunks that are paid for, past the block cache.
+    Background(Arc<dyn Pace>),
+}
+
+/// A cursor over one table.
+pub struct TableCursor {
+    table: Arc<Table>,
+    chunks: Option<ChunkReader>,
+    iter: Option<BlockIter>,
+    block: usize,
+    stands: bool,
+}
+
+/// The way a cursor moves, and so what is read ahead.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Direction {
+    Forward,
+    Backward,
+}
+
+impl TableCursor {
+    pub(super) const fn new(table: Arc<Table>, chunks: Option<ChunkReader>) -> Self {
+        Self { table, chunks, iter: None, block: 0, stands: false }
+    }
+
+    /// Stands on the first or, going backward, the last entry of a block; nowhere if there is no such block.
+    fn enter(&mut self, number: Option<usize>, direction: Direction) -> Result<()> {
+        let table = Arc::clone(&self.table);
+        let loaded = table.load()?;
+        let Some(number) = number.filter(|number| *number < loaded.metadata.index.blocks()) else {
+            return Ok(());
+        };
+        let block = self.fetch(loaded, number, direction)?;
+        let entry = match direction {
+            Direction::Forward => 0,
+            Direction::Backward => block.entries() - 1,
+        };
+        self.stand(loaded, number, block, entry)
+    }
+
+    fn stand(&mut self, loaded: &Loaded, number: usize, block: Block, entry: usize) -> Result<()> {
+        let stood = match &mut self.iter {
+            Some(iter) => iter.replace_block(block, entry),
+            None => BlockIter::new(block, entry).map(|iter| self.iter = Some(iter)),
+        };
+        stood.map_err(|damage| self.table.damaged_block(loaded, number, damage))?;
+        self.block = number;
+        self.stands = true;
+        Ok(())
+    }
+
+    fn fetch(&mut self, loaded: &Loaded, number: usize, direction: Direction) -> Result<Block> {
+        match &mut self.chunks {
+            None => self.table.cached_block(loaded, number),
+            Some(chunks) => chunks.block(&self.table, loaded, number, direction).map(|(block, _)| block),
+        }
+    }
+
+    /// Moves inside the block by `step`; the result is `step`'s.
+    fn step(&mut self, step: fn(&mut BlockIter) -> Result<bool, Damage>) -> Result<bool> {
+        let Some(iter) = &mut self.iter else { return Ok(false) };
+        match step(iter) {
+            Ok(moved) => Ok(moved),
+            Err(damage) => {
+                self.stands = false;
+                Err(self.table.damaged_block(self.table.load()?, self.block, damage))
+            }
+        }
+    }
+
+    /// The block that holds the first key at or behind `key`, or is before it, and the number of that entry in it.
+    fn locate(
+        &mut self,
+        loaded: &Loaded,
+        key: &[u8],
+        direction: Direction,
+    ) -> Result<Option<(usize, Block, usize)>> {
+        let index = &loaded.metadata.index;
+        let number = match (index.find(key), direction) {
+            (Some(number), _) => number,
+            (None, Direction::Forward) => return Ok(None),
+            (None, Direction::Backward) => index.blocks().saturating_sub(1),
+        };
+        let block = self.fetch(loaded, number, direction)?;
+        let entry =
+            block.lower_bound(key).map_err(|damage| self.table.damaged_block(loaded, number, damage))?;
+        Ok(Some((number, block, entry)))
+    }
+}
+
+impl Cursor for TableCursor {
+    fn seek_first(&mut self) -> Result<()> {
+        self.stands = false;
+        self.enter(Some(0), Direction::Forward)
+    }
+
+    fn seek_last(&mut self) -> Result<()> {
+        self.stands = false;
+        let last = self.table.load()?.metadata.index.blocks().checked_sub(1);
+        self.enter(last, Direction::Backward)
+    }
+
+    fn seek(&mut self, key: &[u8]) -> Result<()> {
+        self.stands = false;
+        let table = Arc::clone(&self.table);
+        let loaded = table.load()?;
+        let Some((number, block, entry)) = self.locate(loaded, key, Direction::Forward)? else {
+            return Ok(());
+        };
+        if entry < block.entries() {
+            return self.stand(loaded, number, block, entry);
+        }
+        self.enter(Some(number + 1), Direction::Forward)
+    }
+
+    fn seek_before(&mut self, key: &[u8]) -> Result<()> {
+        self.stands = false;
+        let table = Arc::clone(&self.table);
+        let loaded = table.load()?;
+        let Some((number, block, entry)) = self.locate(loaded, key, Direction::Backward)? else {
+            return Ok(());
+        };
+        if let Some(before) = entry.checked_sub(1) {
+            return self.stand(loaded, number, block, before);
+        }
+        self.enter(number.checked_sub(1), Direction::Backward)
+    }
+
+    fn next(&mut self) -> Result<()> {
+        if !self.stands || self.step(BlockIter::next)? {
+            return Ok(());
+        }
+        self.stands = false;
+        self.enter(Some(self.block + 1), Direction::Forward)
+    }
+
+    fn prev(&mut self) -> Result<()> {
+        if !self.stands || self.step(BlockIter::prev)? {
+            return Ok(());
+        }
+        self.stands = false;
+        self.enter(self.block.checked_sub(1), Direction::Backward)
+    }
+
+    fn entry(&self) -> Option<Entry<'_>> {
+        self.iter.as_ref().filter(|_| self.stands).map(BlockIter::entry)
+    }
+}
+
+/// Reads blocks in chunks of many.
+pub(super) struct ChunkReader {
+    pace: Arc<dyn Pace>,
+    file: Option<Arc<dyn StorageFile>>,
+    chunk: Bytes,
+    chunk_offset: u64,
+}
+
+impl ChunkReader {
+    pub(super) const fn new(pace: Arc<dyn Pace>) -> Self {
+        Self { pace, file: None, chunk: Bytes::new(), chunk_offset: 0 }
+    }
+
+    /// A block of `table`, which is the same in every call, and its checksum.
+    pub(super) fn block(
+        &mut self,
+        table: &Table,
+        loaded: &Loaded,
+        number: usize,
+        direction: Direction,
+    ) -> Result<(Block, u64)> {
+        let Some((offset, len)) = loaded.metadata.index.extent(number) else {
+            return Err(Error::internal("a block behind the last one"));
+        };
+        let stored = if let Some(stored) = self.part_of_chunk(offset, len) {
+            stored
+        } else {
+            self.read_chunk(table, loaded, number, direction)?;
+            self.part_of_chunk(offset, len)
+                .ok_or_else(|| Error::internal("a chunk without the block it was read for"))?
+        };
+        let checked = check_stored_block(&stored, table.id().checksum_seed(offset));
+        let block = checked.and_then(|checked| {
+            let block = Block::parse(checked.content_in(stored)?)?;
+            Ok((block, checked.checksum()))
+        });
+        block.map_err(|damage| table.damaged_block(loaded, number, damage))
+    }
+
+    fn part_of_chunk(&self, offset: u64, len: u64) -> Option<Bytes> {
+        let start = usize::try_from(offset.checked_sub(self.chunk_offset)?).ok()?;
+        let end = start.checked_add(usize::try_from(len).ok()?)?;
+        (end <= self.chunk.len()).then(|| self.chunk.slice(start..end))
+    }
+
+    /// Reads the block and those that come next in the direction, up to a chunk's size.
+    fn read_chunk(
+        &mut self,
+        table: &Table,
+        loaded: &Loaded,
+        number: usize,
+        direction: Direction,
+    ) -> Result<()> {
+        let index = &loaded.metadata.index;
+        let (mut start, len) = index.extent(number).unwrap_or_default();
+        let mut end = start + len;
+        let mut next = number;
+        loop {
+            let step = match direction {
+                Direction::Forward => next.checked_add(1),
+                Direction::Backward => next.checked_sub(1),
+            };
+            let Some((offset, len)) = step.and_then(|step| index.extent(step)) else { break };
+            if end.max(offset + len) - start.min(offset) > READ_AHEAD_BYTES {
+                break;
+            }
+            (start, end) = (start.min(offset), end.max(offset + len));
+            next = step.unwrap_or(next);
+        }
+        self.pace.pay(end - start)?;
+        let file = match &self.file {
+            Some(file) => file,
+            None => self.file.insert(table.file()?),
+        };
+        self.chunk = Bytes::from(read_range(&**file, table.path(), start, end - start)?);
+        self.chunk_offset = start;
+        Ok(())
+    }
+}
+
+impl Table {
+    /// A cursor over the whole table. Stands nowhere yet, and has read nothing.
+    pub fn cursor(self: &Arc<Self>, source: CursorSource) -> TableCursor {
+        let chunks = match source {
+            CursorSource::Cached => None,
+            CursorSource::Background(pace) => Some(ChunkReader::new(pace)),
+        };
+        TableCursor::new(Arc::clone(self), chunks)
+    }
+}

@@ -1,0 +1,22 @@
+//! How background reading and writing asks for its share of the I/O budget.
+
+use crate::error::Result;
+
+/// Asked before each chunk that is read or written in the background.
+pub trait Pace: Send + Sync {
+    /// Pays for `bytes`; may wait until they are affordable.
+    ///
+    /// # Errors
+    /// The job's permission was withdrawn: stop.
+    fn pay(&self, bytes: u64) -> Result<()>;
+}
+
+/// No budget: never waits, never stops.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoPace;
+
+impl Pace for NoPace {
+    fn pay(&self, _bytes: u64) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,238 @@
+//! One table, for reading: opened lazily, point reads through the cache.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+};
+
+use parking_lot::Mutex;
+
+use super::{
+    block::{Block, BlockLookup, Damage, RawEntry},
+    cache::{BlockCache, BlockSlots},
+    file_cache::FileCache,
+    footer::FOOTER_BYTES,
+    lookup::{Lookup, OwnedEntry, ReadMode},
+    metadata::{Metadata, read_range},
+    options::TableId,
+    properties::TableSummary,
+    stored_block::check_stored_block,
+};
+use crate::{
+    error::{Error, Result},
+    ids::SeqNo,
+    key::KeyHash,
+    storage::StorageFile,
+};
+
+/// What the manifest says of a table's file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableExpectation {
+    /// The file's length.
+    pub file_bytes: u64,
+    /// The footer's checksum.
+    pub footer_checksum: u64,
+}
+
+impl From<&TableSummary> for TableExpectation {
+    fn from(summary: &TableSummary) -> Self {
+        Self { file_bytes: summary.file_bytes, footer_checksum: summary.footer_checksum }
+    }
+}
+
+/// A finished table. Its metadata is read at first use; its file is open only while the [`FileCache`] or a
+/// reader keeps it so.
+#[derive(Debug)]
+pub struct Table {
+    files: Arc<FileCache>,
+    path: PathBuf,
+    id: TableId,
+    cache: Arc<BlockCache>,
+    expected: TableExpectation,
+    loaded: OnceLock<Loaded>,
+    loading: Mutex<()>,
+}
+
+/// What is in memory once the table was used.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) metadata: Metadata,
+    pub(super) slots: Arc<BlockSlots>,
+}
+
+impl Table {
+    /// The table `id` at `path`. Reads nothing yet: a file that is missing or not what is expected is found at
+    /// first use.
+    ///
+    /// # Errors
+    /// `Corruption` when what is expected is not the size of any table.
+    pub fn open(
+        files: Arc<FileCache>,
+        path: PathBuf,
+        id: TableId,
+        cache: Arc<BlockCache>,
+        expected: &TableExpectation,
+    ) -> Result<Arc<Self>> {
+        if expected.file_bytes < FOOTER_BYTES as u64 {
+            let found = format!("{} bytes", expected.file_bytes);
+            return Err(Error::corruption(&path, 0, "the length of a table in the manifest", found));
+        }
+        let (loaded, loading) = (OnceLock::new(), Mutex::new(()));
+        Ok(Arc::new(Self { files, path, id, cache, expected: *expected, loaded, loading }))
+    }
+
+    /// Which table it is.
+    pub const fn id(&self) -> TableId {
+        self.id
+    }
+
+    /// Where its file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The newest version of `key` with a sequence number up to `at`. `hash` is the key's.
+    ///
+    /// # Errors
+    /// `Io`, or `Corruption` naming the file and where in it.
+    pub fn get(&self, hash: KeyHash, key: &[u8], at: SeqNo, mode: ReadMode) -> Result<Lookup> {
+        let Some(loaded) = self.loaded(mode)? else { return Ok(Lookup::WouldBlock) };
+        let Metadata { filter, index, .. } = &loaded.metadata;
+        if filter.as_ref().is_some_and(|filter| !filter.may_contain(hash)) {
+            return Ok(Lookup::Missing);
+        }
+        let Some(first) = index.find(key) else { return Ok(Lookup::Missing) };
+        for number in first..index.blocks() {
+            // A key's versions go on in the next block only where the key itself is the separator.
+            if number > first && index.separator(number - 1) != key {
+                break;
+            }
+            let cached = loaded.slots.get(number);
+            let read;
+            let block = if let Some(cached) = &*cached {
+                &cached.block
+            } else {
+                let Some(block) = self.read_block(loaded, number, mode)? else {
+                    return Ok(Lookup::WouldBlock);
+                };
+                read = block;
+                &read
+            };
+            match block.lookup(hash, key, at).map_err(|damage| self.damaged_block(loaded, number, damage))? {
+                BlockLookup::Found(raw) => return Ok(Lookup::Found(owned(block, &raw))),
+                BlockLookup::Absent => break,
+                BlockLookup::RunsOn => {}
+            }
+        }
+        Ok(Lookup::Missing)
+    }
+
+    /// What the table holds, as its file says. Reads the metadata if that has not happened yet.
+    ///
+    /// # Errors
+    /// `Io` or `Corruption`.
+    pub fn summary(&self) -> Result<&TableSummary> {
+        Ok(&self.load()?.metadata.summary)
+    }
+
+    /// What the table keeps in memory, cached blocks excluded; 0 before its first use.
+    pub fn metadata_bytes(&self) -> usize {
+        self.loaded.get().map_or(0, |loaded| loaded.metadata.memory_bytes())
+    }
+
+    /// The table's metadata, read now if it was not yet.
+    pub(super) fn load(&self) -> Result<&Loaded> {
+        if let Some(loaded) = self.loaded.get() {
+            return Ok(loaded);
+        }
+        let _only_one = self.loading.lock();
+        if let Some(loaded) = self.loaded.get() {
+            return Ok(loaded);
+        }
+        let file = self.file()?;
+        let metadata = Metadata::load(&*file, &self.path, self.id, &self.expected)?;
+        let slots = BlockSlots::new(&self.cache, metadata.index.blocks());
+        Ok(self.loaded.get_or_init(|| Loaded { metadata, slots }))
+    }
+
+    /// The table's file, to be read by a thread that may wait.
+    pub(super) fn file(&self) -> Result<Arc<dyn StorageFile>> {
+        self.files.get(&self.path)
+    }
+
+    /// A block, from the cache or through it.
+    pub(super) fn cached_block(&self, loaded: &Loaded, number: usize) -> Result<Block> {
+        if let Some(cached) = &*loaded.slots.get(number) {
+            return Ok(cached.block.clone());
+        }
+        let block = self.read_block(loaded, number, ReadMode::Blocking)?;
+        block.ok_or_else(|| Error::internal("a read that may wait has not waited"))
+    }
+
+    /// An error about one of the table's blocks.
+    pub(super) fn damaged_block(&self, loaded: &Loaded, number: usize, damage: Damage) -> Error {
+        let offset = loaded.metadata.index.extent(number).map_or(0, |(offset, _)| offset);
+        Error::corruption(&self.path, offset, "an intact data block", damage)
+    }
+
+    #[inline]
+    fn loaded(&self, mode: ReadMode) -> Result<Option<&Loaded>> {
+        match (self.loaded.get(), mode) {
+            (Some(loaded), _) => Ok(Some(loaded)),
+            (None, ReadMode::Blocking) => self.load().map(Some),
+            (None, ReadMode::NoWait) => Ok(None),
+        }
+    }
+
+    /// Reads a block from the file into the cache; `None` if that would mean to wait.
+    fn read_block(&self, loaded: &Loaded, number: usize, mode: ReadMode) -> Result<Option<Block>> {
+        let Some((offset, len)) = loaded.metadata.index.extent(number) else {
+            return Err(Error::internal("a block behind the last one"));
+        };
+        let stored = match mode {
+            ReadMode::Blocking => read_range(&*self.file()?, &self.path, offset, len)?,
+            ReadMode::NoWait => match self.read_range_nowait(offset, len)? {
+                Some(stored) => stored,
+                None => return Ok(None),
+            },
+        };
+        let content = check_stored_block(&stored, self.id.checksum_seed(offset))
+            .and_then(|checked| checked.content_of(stored))
+            .map_err(|damage| self.damaged_block(loaded, number, damage))?;
+        let block = Block::parse(loaded.slots.cache().share(content))
+            .map_err(|damage| self.damaged_block(loaded, number, damage))?;
+        loaded.slots.insert(number, &block);
+        Ok(Some(block))
+    }
+
+    fn read_range_nowait(&self, offset: u64, len: u64) -> Result<Option<Vec<u8>>> {
+        // Opening a file may wait too.
+        let Some(file) = self.files.get_open(&self.path) else { return Ok(None) };
+        let Ok(len) = usize::try_from(len) else { return Ok(None) };
+        let mut bytes = vec![0; len];
+        match file.read_at_nowait(&mut bytes, offset) {
+            Ok(n) if n == len => Ok(Some(bytes)),
+            Ok(_) => Ok(None),
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(None),
+                _ => Err(Error::io("read", &self.path, error)),
+            },
+        }
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        self.files.close(&self.path);
+    }
+}
+
+fn owned(block: &Block, raw: &RawEntry<'_>) -> OwnedEntry {
+    OwnedEntry {
+        seqno: raw.seqno,
+        kind: raw.kind,
+        expires_at_ms: raw.expires_at_ms,
+        value: block.share_value(raw.value),
+    }
+}

@@ -1,0 +1,273 @@
+//! Compactions of a tree: planned by the picker, run by a worker, installed as one edit. Several may run
+//! at once; what each takes is marked.
+
+use std::sync::Arc;
+
+use super::{
+    compaction::{
+        Below, Choice, FullChoice, Merged, Situation, Target, TargetRun, Watermark, merge_into_tables, pick,
+        pick_full, span_of,
+    },
+    edit::{TableRecord, VersionEdit},
+    handle::TableHandle,
+    jobs::{CompactionMark, JobState},
+    lsm::Tree,
+    merge::MergeCursor,
+    run_cursor::RunCursor,
+    scan::SourceCursor,
+    version::Version,
+    view::ReadView,
+};
+use crate::{
+    error::{Error, Result},
+    ids::{Level, SeqNo},
+    key::KeyRange,
+    table::{CursorSource, Pace},
+};
+
+/// What to compact. Dropped, it frees its inputs for another plan.
+pub struct CompactionPlan {
+    choice: Choice,
+    inputs: Vec<Arc<TableHandle>>,
+    below: Below,
+    watermark: Watermark,
+    run: u64,
+    mark: CompactionMark,
+}
+
+impl CompactionPlan {
+    /// The bytes of the input tables.
+    pub fn input_bytes(&self) -> u64 {
+        self.choice.inputs.iter().map(|table| table.file_bytes).sum()
+    }
+
+    /// Whether the inputs only change their level: nothing is read or written.
+    pub const fn is_move(&self) -> bool {
+        self.choice.is_move
+    }
+
+    /// How urgent it is; 1,000 is due.
+    pub const fn score_permille(&self) -> u32 {
+        self.choice.score_permille
+    }
+
+    /// The highest level among the inputs.
+    pub const fn from(&self) -> Level {
+        self.choice.from
+    }
+
+    /// Where the outputs go.
+    pub const fn to(&self) -> Level {
+        self.choice.target
+    }
+}
+
+/// What a full compaction of a range has to do next.
+pub enum FullCompaction {
+    /// Nothing: the range lies in the last level, and nothing there can be dropped.
+    Nothing,
+    /// Wait for a running compaction, and ask again.
+    Busy,
+    /// Run and install this, and ask again.
+    Plan(CompactionPlan),
+}
+
+/// A compaction that is written and not installed. Dropped, it removes its tables and frees its inputs.
+pub struct CompactionOutput {
+    choice: Choice,
+    inputs: Vec<Arc<TableHandle>>,
+    run: u64,
+    merged: Merged,
+    _mark: CompactionMark,
+}
+
+/// What a compaction did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CompactionDone {
+    /// The highest level among the inputs.
+    pub from: Level,
+    /// Where the outputs went.
+    pub to: Level,
+    /// Input tables.
+    pub tables_in: usize,
+    /// Output tables.
+    pub tables_out: usize,
+    /// Bytes of the inputs; 0 for a move.
+    pub bytes_read: u64,
+    /// Bytes of the outputs; 0 for a move.
+    pub bytes_written: u64,
+    /// Entries that nobody needed any more.
+    pub entries_dropped: u64,
+    /// Whether the tables only changed their level.
+    pub moved: bool,
+}
+
+impl Tree {
+    /// Plans the most urgent compaction; `None` if none is due, or what it needs is taken.
+    ///
+    /// `oldest_snapshot`: nobody reads below it, now or later. `now_ms`: no reader's time lies before it.
+    pub fn plan_compaction(&self, oldest_snapshot: SeqNo, now_ms: u64) -> Option<CompactionPlan> {
+        let watermark = Watermark { oldest_snapshot, now_ms };
+        self.plan(watermark, |situation| pick(situation).ok_or(())).ok()
+    }
+
+    /// Plans the compaction of everything in `range` into the last level. Call it, and run what it returns, until
+    /// it says [`FullCompaction::Nothing`]. Memtables are the caller's to seal and flush before.
+    pub fn plan_full_compaction(&self, range: &KeyRange, oldest_snapshot: SeqNo, now_ms: u64) -> FullCompaction {
+        let watermark = Watermark { oldest_snapshot, now_ms };
+        let planned = self.plan(watermark, |situation| match pick_full(situation, range) {
+            FullChoice::Compact(choice) => Ok(choice),
+            FullChoice::Busy => Err(Some(FullCompaction::Busy)),
+            FullChoice::Nothing => Err(Some(FullCompaction::Nothing)),
+        });
+        match planned {
+            Ok(plan) => FullCompaction::Plan(plan),
+            Err(answer) => answer.unwrap_or(FullCompaction::Busy),
+        }
+    }
+
+    fn plan<E: Default>(
+        &self,
+        watermark: Watermark,
+        choose: impl FnOnce(&Situation<'_>) -> Result<Choice, E>,
+    ) -> Result<CompactionPlan, E> {
+        if !self.takes_edits() {
+            return Err(E::default());
+        }
+        self.jobs.with(|state| {
+            // NOTE: loaded under the lock: a job whose marks are gone has published its install before.
+            let view = self.view();
+            let situation = Situation {
+                levels: view.version.levels(),
+                busy: &state.busy,
+                writing_l2: &state.writing_l2,
+                watermark,
+                options: self.options.picker(),
+            };
+            let choice = choose(&situation)?;
+            Ok(self.plan_of(choice, &view.version, watermark, state))
+        })
+    }
+
+    fn plan_of(
+        &self,
+        choice: Choice,
+        version: &Version,
+        watermark: Watermark,
+        state: &mut JobState,
+    ) -> CompactionPlan {
+        let files: Vec<_> = choice.inputs.iter().map(|table| table.file).collect();
+        let inputs = version.tables().filter(|table| files.contains(&table.record().file)).cloned().collect();
+        let writing_l2 = if choice.target == Level::L2 { span_of(&choice.inputs) } else { None };
+        let run = match choice.run {
+            TargetRun::Existing(run) => run,
+            // Any number of a table to come is above those of all runs so far.
+            TargetRun::New => self.take_file_number().0,
+        };
+        CompactionPlan {
+            below: Below::compaction(version.levels(), &choice),
+            inputs,
+            watermark,
+            run,
+            mark: CompactionMark::take(&self.jobs, state, files, writing_l2),
+            choice,
+        }
+    }
+
+    /// Writes the tables of a compaction, paying for each chunk that is read or written. Their content and names
+    /// are durable on return. A move does nothing here.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`, `Corruption`, or what the pace fails with; nothing has changed.
+    pub fn run_compaction(&self, plan: CompactionPlan, pace: &Arc<dyn Pace>) -> Result<CompactionOutput> {
+        let CompactionPlan { choice, inputs, below, watermark, run, mark } = plan;
+        let merged = if choice.is_move {
+            Merged::new(Arc::clone(&self.context.storage), self.dir.clone())
+        } else {
+            let pace = self.fenced(pace);
+            let target = Target {
+                storage: &self.context.storage,
+                shard: self.shard,
+                shard_dir: self.dir.clone(),
+                level: choice.target,
+                run,
+                options: self.options.table(choice.target),
+                table_bytes: self.options.table_bytes,
+                hash_seed: self.options.hash_seed,
+                pace: Arc::clone(&pace),
+                fence: Arc::clone(&self.fence),
+                next_file: &|| self.take_file_number(),
+            };
+            let merged = merge_into_tables(merge_of(&inputs, &pace), watermark, &below, &target)?;
+            self.sync_level(choice.target, &merged)?;
+            merged
+        };
+        Ok(CompactionOutput { choice, inputs, run, merged, _mark: mark })
+    }
+
+    /// Installs a compaction: the inputs leave the manifest, the outputs enter it. Input files go when no view
+    /// uses them any more.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`, `Poisoned` from the manifest; `Busy` after [`Tree::revoke`]. Nothing has changed.
+    pub fn install_compaction(&self, output: CompactionOutput) -> Result<CompactionDone> {
+        let CompactionOutput { choice, inputs, run, mut merged, _mark } = output;
+        let added = if choice.is_move {
+            let moved = |table: &Arc<TableHandle>| {
+                table.moved(TableRecord { level: choice.target, run, ..TableRecord::clone(table.record()) })
+            };
+            inputs.iter().map(moved).collect()
+        } else {
+            self.open_tables(&merged)?
+        };
+        let edit = VersionEdit {
+            added: added.iter().map(|table| TableRecord::clone(table.record())).collect(),
+            removed: choice.inputs.iter().map(|table| table.file).collect(),
+            ..VersionEdit::default()
+        };
+        if inputs.len() != edit.removed.len() {
+            return Err(Error::internal("a compaction's inputs are not all in the version it was planned on"));
+        }
+        let tables_out = added.len();
+        self.install(edit, &mut merged, added, |view, version| ReadView {
+            active: Arc::clone(&view.active),
+            sealed: view.sealed.clone(),
+            version,
+            flush_count: view.flush_count,
+        })?;
+        let bytes_read = if choice.is_move { 0 } else { choice.inputs.iter().map(|table| table.file_bytes).sum() };
+        self.counters.compacted(choice.is_move, bytes_read, merged.bytes());
+        Ok(CompactionDone {
+            from: choice.from,
+            to: choice.target,
+            tables_in: choice.inputs.len(),
+            tables_out,
+            bytes_read,
+            bytes_written: merged.bytes(),
+            entries_dropped: merged.entries_read.saturating_sub(merged.entries_written),
+            moved: choice.is_move,
+        })
+    }
+}
+
+/// A cursor over all inputs: an L0 table is a source of its own, a run's tables are one together.
+fn merge_of(inputs: &[Arc<TableHandle>], pace: &Arc<dyn Pace>) -> MergeCursor<SourceCursor> {
+    let source = || CursorSource::Background(Arc::clone(pace));
+    let mut sources = Vec::new();
+    let mut runs: Vec<((Level, u64), Vec<Arc<TableHandle>>)> = Vec::new();
+    for table in inputs {
+        let record = table.record();
+        let of = (record.level, record.run);
+        match runs.iter_mut().find(|(run, _)| *run == of) {
+            _ if record.level == Level::L0 => sources.push(SourceCursor::Table(table.table().cursor(source()))),
+            Some((_, tables)) => tables.push(Arc::clone(table)),
+            None => runs.push((of, vec![Arc::clone(table)])),
+        }
+    }
+    for (_, mut tables) in runs {
+        tables.sort_by(|a, b| a.record().min_key.cmp(&b.record().min_key));
+        sources.push(SourceCursor::Run(RunCursor::new(tables.into(), source())));
+    }
+    MergeCursor::new(sources)
+}

@@ -1,0 +1,22 @@
+//! Compaction: what to merge, which versions to keep, and the merge itself.
+//!
+//! ```text
+//!   Levels ──► picker ──► Choice ──► run ──► new tables ──► (the tree installs them)
+//!               ├ leveled            └ rule: which versions stay
+//!               └ size_tiered
+//! ```
+
+mod below;
+mod leveled;
+mod picker;
+mod rule;
+mod run;
+mod size_tiered;
+
+pub use below::Below;
+pub use picker::{
+    Choice, DUE_PERMILLE, FullChoice, KeySpan, Levels, PickerOptions, Situation, TargetRun, debt_bytes, pick,
+    pick_full, score_permille, span_of,
+};
+pub use rule::{VersionFilter, Verdict, Watermark};
+pub(super) use run::{Merged, Target, merge_into_tables};

@@ -1,0 +1,274 @@
+//! Decides what to compact next. Pure: a picture of the levels in, a choice out.
+//!
+//! ```text
+//!   Levels ──► leveled.rs      partial, by key range, least overlap first, moves where nothing overlaps
+//!          └─► size_tiered.rs  ten L0 tables make one L1 run, ten L1 runs go into L2
+//! ```
+//! What both rely on, and every choice keeps: of two versions of a key the newer one lies in a higher level, or
+//! in a newer L0 table or L1 run of the same level.
+
+use std::{collections::HashSet, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{leveled, rule::Watermark, size_tiered};
+use crate::{
+    ids::{FileNumber, Level, SeqNo},
+    key::KeyRange,
+    tree::{edit::TableRecord, options::Strategy},
+};
+
+/// A score from here on means that a compaction is due.
+pub const DUE_PERMILLE: u32 = 1000;
+/// The tables of a shard as plain data.
+#[derive(Clone, Debug, Default)]
+pub struct Levels {
+    /// Newest first.
+    pub l0: Vec<Arc<TableRecord>>,
+    /// Newest run first; the tables of a run by key.
+    pub l1: Vec<Vec<Arc<TableRecord>>>,
+    /// By key.
+    pub l2: Vec<Arc<TableRecord>>,
+}
+
+impl Levels {
+    /// The bytes of each level.
+    pub fn bytes(&self) -> [u64; 3] {
+        [bytes_of(&self.l0), bytes_of(self.l1.iter().flatten()), bytes_of(&self.l2)]
+    }
+
+    /// How many tables would be rewritten for their dead weight, if no snapshot needed it and all had expired.
+    pub fn garbage_tables(&self) -> usize {
+        let watermark = Watermark { oldest_snapshot: SeqNo::MAX, now_ms: u64::MAX };
+        self.garbage_candidates().filter(|table| is_garbage(table, watermark)).count()
+    }
+
+    /// Tables that nothing older lies below, or only L2.
+    fn garbage_candidates(&self) -> impl Iterator<Item = &Arc<TableRecord>> {
+        self.l1.last().into_iter().flatten().chain(&self.l2)
+    }
+}
+
+/// What the picker goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PickerOptions {
+    /// How L0 becomes L1 becomes L2.
+    pub strategy: Strategy,
+    /// Leveled: how many L0 tables make a compaction due.
+    pub l0_trigger: usize,
+    /// Size-tiered: how many L0 tables, and L1 runs, are merged at once.
+    pub tiered_trigger: usize,
+    /// What one flush brings at most; L1's target starts from it.
+    pub memtable_bytes: u64,
+}
+
+/// The first and the last key of something.
+pub type KeySpan = (Bytes, Bytes);
+
+/// What there is to choose from.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation<'a> {
+    /// The tables.
+    pub levels: &'a Levels,
+    /// The inputs of compactions that run.
+    pub busy: &'a HashSet<FileNumber>,
+    /// The key ranges, both ends included, that compactions into L2 are writing. Their inputs may leave gaps
+    /// in these ranges, but their outputs span them.
+    pub writing_l2: &'a [KeySpan],
+    /// From where on anyone reads.
+    pub watermark: Watermark,
+    /// The policy.
+    pub options: PickerOptions,
+}
+
+/// Which sorted run the outputs join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TargetRun {
+    /// The run with this number.
+    Existing(u64),
+    /// A run of their own, newer than every other.
+    New,
+}
+
+/// What to compact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The tables that are replaced.
+    pub inputs: Vec<Arc<TableRecord>>,
+    /// The highest level among the inputs.
+    pub from: Level,
+    /// Where the outputs go.
+    pub target: Level,
+    /// The run that they join there.
+    pub run: TargetRun,
+    /// Whether the inputs just change their level: nothing overlaps, and nothing inside can be dropped.
+    pub is_move: bool,
+    /// How urgent it is; 1,000 is due.
+    pub score_permille: u32,
+}
+
+/// What a full compaction of a range has to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FullChoice {
+    /// Nothing: the range lies in L2 alone, and nothing there can be dropped.
+    Nothing,
+    /// Wait: tables that it needs are inputs of a running compaction.
+    Busy,
+    /// This.
+    Compact(Choice),
+}
+
+/// The most urgent compaction that is due and not blocked by one that runs.
+pub fn pick(situation: &Situation<'_>) -> Option<Choice> {
+    let choice = match situation.options.strategy {
+        Strategy::Leveled => leveled::pick(situation),
+        Strategy::SizeTiered => size_tiered::pick(situation),
+    };
+    // NOTE: dead weight waits while anything is due: it must not keep what is urgent from its tables.
+    let idle = || score_permille(situation.levels, &situation.options) < DUE_PERMILLE;
+    choice.or_else(|| if idle() { rewrite_of_garbage(situation) } else { None })
+}
+
+/// The highest score of any level.
+pub fn score_permille(levels: &Levels, options: &PickerOptions) -> u32 {
+    match options.strategy {
+        Strategy::Leveled => leveled::scores(levels, options).into_iter().max().unwrap_or(0),
+        Strategy::SizeTiered => size_tiered::scores(levels, options).into_iter().max().unwrap_or(0),
+    }
+}
+
+/// Roughly how many bytes compaction must read to bring every score below what is due.
+pub fn debt_bytes(levels: &Levels, options: &PickerOptions) -> u64 {
+    match options.strategy {
+        Strategy::Leveled => leveled::debt_bytes(levels, options),
+        Strategy::SizeTiered => size_tiered::debt_bytes(levels, options),
+    }
+}
+
+/// Merges everything that overlaps `range` into L2.
+pub fn pick_full(situation: &Situation<'_>, range: &KeyRange) -> FullChoice {
+    let levels = situation.levels;
+    let upper = || levels.l0.iter().chain(levels.l1.iter().flatten());
+    let in_range = |table: &Arc<TableRecord>| !range.is_before(&table.max_key) && !range.is_behind(&table.min_key);
+    let mut chosen: Vec<Arc<TableRecord>> = upper().filter(|table| in_range(table)).cloned().collect();
+    if chosen.is_empty() {
+        let garbage = levels.l2.iter().filter(|table| in_range(table) && is_garbage(table, situation.watermark));
+        chosen = garbage.cloned().collect();
+    } else {
+        // What overlaps an input must come along: its versions are older, or would lie under newer ones.
+        loop {
+            let hull = Hull::of(&chosen);
+            let everything = upper().chain(&levels.l2);
+            let grown: Vec<_> = everything.filter(|table| hull.overlaps(table)).cloned().collect();
+            let done = grown.len() == chosen.len();
+            chosen = grown;
+            if done {
+                break;
+            }
+        }
+    }
+    let Some(from) = chosen.iter().map(|table| table.level).min() else { return FullChoice::Nothing };
+    if is_blocked(situation, &chosen) {
+        return FullChoice::Busy;
+    }
+    FullChoice::Compact(Choice {
+        inputs: chosen,
+        from,
+        target: Level::L2,
+        run: TargetRun::Existing(0),
+        is_move: false,
+        score_permille: DUE_PERMILLE,
+    })
+}
+
+/// The first and the last key of some tables; `None` for no tables.
+pub fn span_of(tables: &[Arc<TableRecord>]) -> Option<KeySpan> {
+    let (min, max) = Hull::of(tables).bounds?;
+    Some((Bytes::copy_from_slice(min), Bytes::copy_from_slice(max)))
+}
+
+/// A table whose dead weight can go: tombstones or expired entries that nobody reads past any more.
+fn is_garbage(table: &TableRecord, watermark: Watermark) -> bool {
+    let expired = if table.last_expiry_ms <= watermark.now_ms { table.expiring } else { 0 };
+    let dead = table.tombstones.saturating_add(expired);
+    // NOTE: in L2 any tombstone is a leftover of a snapshot that is gone; it and what it hides can go at once.
+    let enough = if table.level == Level::L2 && table.tombstones > 0 { 1 } else { table.entries.div_ceil(2) };
+    table.max_seqno <= watermark.oldest_snapshot && dead >= enough
+}
+
+/// Rewrites one table whose dead weight can go, into the last level.
+fn rewrite_of_garbage(situation: &Situation<'_>) -> Option<Choice> {
+    let mut candidates =
+        situation.levels.garbage_candidates().filter(|table| is_garbage(table, situation.watermark));
+    let choice = candidates.find_map(|table| into_l2(situation, std::slice::from_ref(table)))?;
+    Some(Choice { score_permille: DUE_PERMILLE, ..choice })
+}
+
+/// Merges `upper` (tables of the lowest L1 run, or of L2 itself) with what they overlap in L2; `None` if any of
+/// it is busy.
+pub(super) fn into_l2(situation: &Situation<'_>, upper: &[Arc<TableRecord>]) -> Option<Choice> {
+    let hull = Hull::of(upper);
+    let from = upper.iter().map(|table| table.level).min()?;
+    let mut inputs = upper.to_vec();
+    let below = situation.levels.l2.iter().filter(|table| hull.overlaps(table));
+    inputs.extend(below.filter(|table| from != Level::L2 || !upper.contains(table)).cloned());
+    if is_blocked(situation, &inputs) {
+        return None;
+    }
+    let is_move = from != Level::L2 && inputs.iter().all(|table| table.level != Level::L2 && table.tombstones == 0);
+    Some(Choice {
+        is_move: is_move && are_disjoint(&inputs) && !inputs.iter().any(|t| is_garbage(t, situation.watermark)),
+        inputs,
+        from,
+        target: Level::L2,
+        run: TargetRun::Existing(0),
+        score_permille: 0,
+    })
+}
+
+/// Whether a compaction of `inputs` into L2 would get into the way of one that runs.
+fn is_blocked(situation: &Situation<'_>, inputs: &[Arc<TableRecord>]) -> bool {
+    let hull = Hull::of(inputs);
+    inputs.iter().any(|table| situation.busy.contains(&table.file))
+        || situation.writing_l2.iter().any(|(min, max)| hull.overlaps_span(min, max))
+}
+
+/// Whether no two of the tables overlap.
+pub(super) fn are_disjoint(tables: &[Arc<TableRecord>]) -> bool {
+    let mut by_key: Vec<_> = tables.iter().collect();
+    by_key.sort_by(|a, b| a.min_key.cmp(&b.min_key));
+    by_key.iter().zip(by_key.iter().skip(1)).all(|(a, b)| a.max_key < b.min_key)
+}
+
+/// The bytes of some tables.
+pub(super) fn bytes_of<'a>(tables: impl IntoIterator<Item = &'a Arc<TableRecord>>) -> u64 {
+    tables.into_iter().map(|table| table.file_bytes).sum()
+}
+
+/// The smallest key range around some tables.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hull<'a> {
+    bounds: Option<(&'a [u8], &'a [u8])>,
+}
+
+impl<'a> Hull<'a> {
+    pub(super) fn of(tables: impl IntoIterator<Item = &'a Arc<TableRecord>>) -> Self {
+        let bounds = tables.into_iter().fold(None, |bounds: Option<(&[u8], &[u8])>, table| {
+            let (min, max) = (&table.min_key[..], &table.max_key[..]);
+            Some(bounds.map_or((min, max), |(low, high)| (low.min(min), high.max(max))))
+        });
+        Self { bounds }
+    }
+
+    pub(super) fn overlaps(&self, table: &TableRecord) -> bool {
+        self.bounds.is_some_and(|(min, max)| table.overlaps(min, max))
+    }
+
+    fn overlaps_span(&self, from: &[u8], to: &[u8]) -> bool {
+        self.bounds.is_some_and(|(min, max)| min <= to && max >= from)
+    }
+}
+
+#[cfg(test)]
+#[path = "picker_test.rs"]
+mod tests;

@@ -1,0 +1,194 @@
+//! Runs a merge: walks the inputs in storage order, keeps what the rule keeps, and writes it to new tables.
+//! A table ends only between two keys, so that the versions of one key never lie in two tables of a run.
+
+use std::{path::PathBuf, sync::Arc};
+
+use super::{
+    below::Below,
+    rule::{Verdict, VersionFilter, Watermark},
+};
+use crate::{
+    entry::{Cursor, Entry, ValueKind},
+    error::Result,
+    ids::{FileNumber, Level, SeqNo, ShardId},
+    key::KeyHash,
+    storage::Storage,
+    table::{Pace, TableBuilder, TableId, TableOptions, TableSummary},
+    tree::{
+        edit::{TableRecord, table_path},
+        jobs::Fence,
+    },
+};
+
+/// Where the outputs of a merge go.
+pub(in crate::tree) struct Target<'a> {
+    pub(in crate::tree) storage: &'a Arc<dyn Storage>,
+    pub(in crate::tree) shard: ShardId,
+    pub(in crate::tree) shard_dir: PathBuf,
+    pub(in crate::tree) level: Level,
+    pub(in crate::tree) run: u64,
+    pub(in crate::tree) options: TableOptions,
+    /// The size at which the next table begins.
+    pub(in crate::tree) table_bytes: u64,
+    pub(in crate::tree) hash_seed: u64,
+    pub(in crate::tree) pace: Arc<dyn Pace>,
+    pub(in crate::tree) fence: Arc<Fence>,
+    pub(in crate::tree) next_file: &'a (dyn Fn() -> FileNumber + Sync),
+}
+
+/// The new tables of a merge, not installed yet. Dropped before that, it removes their files.
+#[derive(Debug)]
+pub(in crate::tree) struct Merged {
+    pub(in crate::tree) tables: Vec<TableRecord>,
+    pub(in crate::tree) entries_read: u64,
+    pub(in crate::tree) entries_written: u64,
+    storage: Arc<dyn Storage>,
+    shard_dir: PathBuf,
+    keep: bool,
+}
+
+impl Merged {
+    /// Nothing yet.
+    pub(in crate::tree) fn new(storage: Arc<dyn Storage>, shard_dir: PathBuf) -> Self {
+        Self { tables: Vec::new(), entries_read: 0, entries_written: 0, storage, shard_dir, keep: false }
+    }
+
+    /// The bytes of all new tables.
+    pub(in crate::tree) fn bytes(&self) -> u64 {
+        self.tables.iter().map(|table| table.file_bytes).sum()
+    }
+
+    /// Leaves the files where they are: the manifest names them, or may do so after a crash.
+    pub(in crate::tree) fn keep_files(&mut self) {
+        self.keep = true;
+    }
+
+    /// The paths of the new tables.
+    pub(in crate::tree) fn paths(&self) -> impl Iterator<Item = PathBuf> {
+        self.tables.iter().map(|table| table.path(&self.shard_dir))
+    }
+}
+
+impl Drop for Merged {
+    fn drop(&mut self) {
+        if !self.keep {
+            for path in self.paths() {
+                // NOTE: a file that stays is found and removed when the shard is opened next.
+                drop(self.storage.remove_file(&path));
+            }
+        }
+    }
+}
+
+/// Merges everything that `cursor` walks into new tables. Their content is durable on return, their names are not.
+///
+/// # Errors
+/// What reading, writing or the pace fails with. No new file is left behind.
+pub(in crate::tree) fn merge_into_tables(
+    mut cursor: impl Cursor,
+    watermark: Watermark,
+    below: &Below,
+    target: &Target<'_>,
+) -> Result<Merged> {
+    let mut out = Outputs {
+        target,
+        open: None,
+        merged: Merged::new(Arc::clone(target.storage), target.shard_dir.clone()),
+        hash: KeyHash(0),
+    };
+    let mut filter = VersionFilter::new(watermark);
+    let mut key: Vec<u8> = Vec::new();
+    cursor.seek_first()?;
+    while let Some(entry) = cursor.entry() {
+        if entry.key != key {
+            out.end_key(&key, filter.end_key(|| below.may_hold(&key)))?;
+            key.clear();
+            key.extend_from_slice(entry.key);
+            out.hash = KeyHash::of(&key, target.hash_seed);
+        }
+        out.merged.entries_read += 1;
+        if let Verdict::Keep { tombstone } = filter.admit(entry.seqno, entry.kind, entry.expires_at_ms) {
+            out.add_tombstone(&key, tombstone)?;
+            out.add(&entry)?;
+        }
+        cursor.next()?;
+    }
+    out.end_key(&key, filter.end_key(|| below.may_hold(&key)))?;
+    out.finish_table()?;
+    Ok(out.merged)
+}
+
+struct Outputs<'a> {
+    target: &'a Target<'a>,
+    open: Option<(FileNumber, TableBuilder)>,
+    merged: Merged,
+    /// The hash of the current key.
+    hash: KeyHash,
+}
+
+impl Outputs<'_> {
+    fn add(&mut self, entry: &Entry<'_>) -> Result<()> {
+        let (_, builder) = match &mut self.open {
+            Some(open) => open,
+            None => self.open.insert(create_table(self.target)?),
+        };
+        self.merged.entries_written += 1;
+        builder.add(self.hash, entry)
+    }
+
+    fn add_tombstone(&mut self, key: &[u8], seqno: Option<SeqNo>) -> Result<()> {
+        match seqno {
+            Some(seqno) => {
+                self.add(&Entry { key, seqno, kind: ValueKind::Delete, expires_at_ms: None, value: &[] })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Writes the key's last tombstone, and ends the table if it is long enough.
+    fn end_key(&mut self, key: &[u8], tombstone: Option<SeqNo>) -> Result<()> {
+        self.add_tombstone(key, tombstone)?;
+        match &self.open {
+            Some((_, builder)) if builder.file_bytes() >= self.target.table_bytes => self.finish_table(),
+            _ => Ok(()),
+        }
+    }
+
+    fn finish_table(&mut self) -> Result<()> {
+        if let Some((file, builder)) = self.open.take() {
+            let summary = builder.finish()?;
+            self.merged.tables.push(record_of(self.target, file, summary));
+        }
+        Ok(())
+    }
+}
+
+fn create_table(target: &Target<'_>) -> Result<(FileNumber, TableBuilder)> {
+    target.fence.pass(|| {
+        let file = (target.next_file)();
+        let path = table_path(&target.shard_dir, target.level, file);
+        let id = TableId { shard: target.shard, file };
+        let pace = Arc::clone(&target.pace);
+        Ok((file, TableBuilder::create(target.storage, &path, id, target.options, pace)?))
+    })
+}
+
+fn record_of(target: &Target<'_>, file: FileNumber, summary: TableSummary) -> TableRecord {
+    TableRecord {
+        level: target.level,
+        dir: target.level,
+        file,
+        run: target.run,
+        file_bytes: summary.file_bytes,
+        entries: summary.entries,
+        tombstones: summary.tombstones,
+        expiring: summary.expiring,
+        last_expiry_ms: summary.last_expiry_ms,
+        raw_bytes: summary.raw_bytes,
+        min_seqno: summary.min_seqno,
+        max_seqno: summary.max_seqno,
+        footer_checksum: summary.footer_checksum,
+        min_key: summary.min_key,
+        max_key: summary.max_key,
+    }
+}

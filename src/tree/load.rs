@@ -1,0 +1,170 @@
+//! What a tree reports: its load, for who schedules its work, and its statistics, for people.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{
+    compaction::{DUE_PERMILLE, Levels},
+    edit::TableRecord,
+    lsm::Tree,
+};
+use crate::ids::SeqNo;
+
+/// How loaded a shard is. Cheap to ask for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TreeLoad {
+    /// What the active memtable takes, with its index.
+    pub active_bytes: u64,
+    /// Its entries.
+    pub active_entries: u64,
+    /// How full its index is, in thousandths of where it seals.
+    pub active_fill_permille: u32,
+    /// What the sealed memtables take.
+    pub sealed_bytes: u64,
+    /// How many there are.
+    pub sealed_count: usize,
+    /// The tables of L0.
+    pub l0_tables: usize,
+    /// The bytes of each level's tables.
+    pub level_bytes: [u64; 3],
+    /// How urgent a compaction is by level sizes; from 1,000 on it is due.
+    pub compaction_score_permille: u32,
+    /// Whether a level's size makes a compaction due. A plan may still wait for one that runs.
+    pub compaction_due: bool,
+    /// Tables with so much dead weight that a compaction of their own is worth it once no snapshot needs it.
+    pub garbage_tables: usize,
+    /// Roughly what compaction must read to catch up.
+    pub debt_bytes: u64,
+    /// Whether a flush is under way.
+    pub flush_running: bool,
+    /// Whether a sealed memtable waits for one.
+    pub flush_due: bool,
+    /// Compactions under way.
+    pub compactions_running: usize,
+}
+
+/// The tables of one level.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LevelStats {
+    /// Tables.
+    pub tables: u64,
+    /// Sorted runs; in L0 each table is one.
+    pub runs: u64,
+    /// Bytes of the files.
+    pub bytes: u64,
+    /// Bytes of keys and values, before compression.
+    pub raw_bytes: u64,
+    /// Entries.
+    pub entries: u64,
+    /// Tombstones among them.
+    pub tombstones: u64,
+}
+
+/// What a tree holds and has done since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TreeStats {
+    /// L0 to L2.
+    pub levels: [LevelStats; 3],
+    /// Flushes installed.
+    pub flushes: u64,
+    /// Bytes that they wrote.
+    pub flush_bytes_written: u64,
+    /// Compactions installed, moves not counted.
+    pub compactions: u64,
+    /// Compactions that only moved tables.
+    pub moves: u64,
+    /// Bytes that compactions read.
+    pub compaction_bytes_read: u64,
+    /// Bytes that compactions wrote.
+    pub compaction_bytes_written: u64,
+    /// What the tables keep in memory, cached blocks excluded.
+    pub metadata_bytes: u64,
+    /// The highest sequence number in any table.
+    pub flushed_seqno: SeqNo,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    flushes: AtomicU64,
+    flush_bytes_written: AtomicU64,
+    compactions: AtomicU64,
+    moves: AtomicU64,
+    compaction_bytes_read: AtomicU64,
+    compaction_bytes_written: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn flushed(&self, bytes: u64) {
+        self.flushes.fetch_add(1, Ordering::Relaxed);
+        self.flush_bytes_written.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn compacted(&self, moved: bool, bytes_read: u64, bytes_written: u64) {
+        let counter = if moved { &self.moves } else { &self.compactions };
+        counter.fetch_add(1, Ordering::Relaxed);
+        self.compaction_bytes_read.fetch_add(bytes_read, Ordering::Relaxed);
+        self.compaction_bytes_written.fetch_add(bytes_written, Ordering::Relaxed);
+    }
+}
+
+impl Tree {
+    /// How loaded the shard is now.
+    pub fn load(&self) -> TreeLoad {
+        let view = self.view();
+        let version = &view.version;
+        let sealed = view.sealed.iter().map(|sealed| sealed.memtable.memory_bytes() as u64);
+        let (flush_running, compactions_running) =
+            self.jobs.with(|state| (state.flush_running, state.compactions));
+        TreeLoad {
+            active_bytes: view.active.memory_bytes() as u64,
+            active_entries: view.active.entries() as u64,
+            active_fill_permille: view.active.fill_permille(),
+            sealed_bytes: sealed.sum(),
+            sealed_count: view.sealed.len(),
+            l0_tables: version.levels().l0.len(),
+            level_bytes: version.level_bytes(),
+            compaction_score_permille: version.score_permille(),
+            compaction_due: version.score_permille() >= DUE_PERMILLE,
+            garbage_tables: version.garbage_tables(),
+            debt_bytes: version.debt_bytes(),
+            flush_running,
+            flush_due: !view.sealed.is_empty() && !flush_running,
+            compactions_running,
+        }
+    }
+
+    /// What the tree holds and has done. Walks the list of tables.
+    pub fn stats(&self) -> TreeStats {
+        let view = self.view();
+        let Levels { l0, l1, l2 } = view.version.levels();
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        TreeStats {
+            levels: [
+                level_stats(l0.len(), l0.iter().map(|table| &**table)),
+                level_stats(l1.len(), l1.iter().flatten().map(|table| &**table)),
+                level_stats(usize::from(!l2.is_empty()), l2.iter().map(|table| &**table)),
+            ],
+            flushes: read(&self.counters.flushes),
+            flush_bytes_written: read(&self.counters.flush_bytes_written),
+            compactions: read(&self.counters.compactions),
+            moves: read(&self.counters.moves),
+            compaction_bytes_read: read(&self.counters.compaction_bytes_read),
+            compaction_bytes_written: read(&self.counters.compaction_bytes_written),
+            metadata_bytes: view.version.tables().map(|table| table.table().metadata_bytes() as u64).sum(),
+            flushed_seqno: view.version.tables().map(|t| t.record().max_seqno).max().unwrap_or_default(),
+        }
+    }
+}
+
+fn level_stats<'a>(runs: usize, tables: impl Iterator<Item = &'a TableRecord>) -> LevelStats {
+    let mut stats = LevelStats { runs: runs as u64, ..LevelStats::default() };
+    for table in tables {
+        stats.tables += 1;
+        stats.bytes += table.file_bytes;
+        stats.raw_bytes += table.raw_bytes;
+        stats.entries += table.entries;
+        stats.tombstones += table.tombstones;
+    }
+    stats
+}

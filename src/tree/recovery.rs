@@ -1,0 +1,359 @@
+//! Opening a shard, in two steps: *read* finds what is on disk and changes nothing that matters; then, when the
+//! node knows where every shard's log is cut, *finish* makes it a tree.
+//!
+//! ```text
+//!   read     manifest ─► tables are there? ─► log                       (nothing is removed)
+//!   finish   manifest anew ─► files nobody names go ─► log anew: the cut is permanent ─► replay ─► flush
+//! ```
+//! IMPORTANT: this order. What was read may come from pages whose sync failed, so nothing is removed or written
+//! over on its word before it has been written and synced anew.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    cut::{BatchMark, Cut, ShardLog},
+    edit::{VersionEdit, parse_table_name, table_path},
+    handle::TableHandle,
+    lsm::{Tree, TreeParts},
+    manifest::{MANIFEST_NAME, Manifest, ManifestState, NEW_MANIFEST_NAME},
+    options::{TreeContext, TreeOptions},
+    replay::{Replayed, replay},
+    version::Version,
+    view::ReadView,
+    writer::TreeWriter,
+};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    ids::{BatchId, FileNumber, Level, SeqNo, ShardId},
+    storage::{FileKind, Storage},
+    table::{NoPace, Pace},
+    wal::{Discarded, FrameKind, LogPosition, RecoveredLog, WalWriter, create_log, read_log},
+};
+
+const WAL_DIR: &str = "wal";
+
+/// What recovery found of one shard, before anything of it is decided.
+pub struct TreeRecovery {
+    context: TreeContext,
+    options: TreeOptions,
+    shard: ShardId,
+    dir: PathBuf,
+    is_new: bool,
+    state: ManifestState,
+    log: RecoveredLog,
+    batches: Vec<BatchMark>,
+    cancelled: Vec<BatchId>,
+    /// Table files that the manifest does not name.
+    orphans: Vec<PathBuf>,
+    highest_file: FileNumber,
+    strangers: Vec<PathBuf>,
+}
+
+/// What opening a shard did.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RecoverySummary {
+    /// The shard.
+    pub shard: ShardId,
+    /// Frames that were replayed.
+    pub frames_replayed: u64,
+    /// Entries that were replayed.
+    pub entries_replayed: u64,
+    /// Frames that fell with a cross-shard batch that does not stand.
+    pub frames_cut: u64,
+    /// Cancelled batches that were skipped.
+    pub batches_void: u64,
+    /// What the log lost behind its end.
+    pub discarded: Option<Discarded>,
+    /// Files that are not the shard's; they are left alone.
+    pub strangers: Vec<PathBuf>,
+    /// Files that an interrupted job left, and that were removed.
+    pub removed_files: u64,
+    /// Whether the shard takes writes. If not, the disk is full: a flush will make it so.
+    pub writable: bool,
+}
+
+impl TreeRecovery {
+    /// Reads a shard's directory; makes it if there is no trace of the shard.
+    ///
+    /// # Errors
+    /// `Corruption` when manifest or log are damaged, or a table is missing: the shard refuses. `Invalid` for files
+    /// of a newer version. `Io`, `NoSpace`.
+    pub fn read(context: TreeContext, options: TreeOptions, shard: ShardId, dir: PathBuf) -> Result<Self> {
+        let storage = &context.storage;
+        let state = Manifest::read(&**storage, &dir, shard)?;
+        let is_new = state.is_none();
+        let found = list_shard(&**storage, &dir)?;
+        if is_new && let Some(trace) = found.tables.keys().next().or(found.segments.first()) {
+            let expected = format!("a manifest beside {}", trace.display());
+            return Err(Error::corruption(&dir.join(MANIFEST_NAME), 0, expected, "no file"));
+        }
+        let state = state.unwrap_or_default();
+        let named: HashSet<PathBuf> = state.tables.values().map(|table| table.path(&dir)).collect();
+        if let Some(missing) = named.iter().find(|path| !found.tables.contains_key(*path)) {
+            return Err(Error::corruption(missing, 0, "a table that the manifest names", "no file"));
+        }
+        let wal_dir = dir.join(WAL_DIR);
+        let synced = state.wal_synced.map(|(segment, offset)| LogPosition { segment, offset });
+        let log = read_log(storage, &wal_dir, shard, state.wal_floor, synced)?;
+        let orphans = found.tables.keys().filter(|path| !named.contains(*path)).cloned().collect();
+        let mut strangers = found.strangers;
+        strangers.extend(log.strangers.iter().cloned());
+        let (batches, mut cancelled) = marks_of(&log);
+        cancelled.extend(state.cancelled.iter().copied());
+        Ok(Self {
+            highest_file: found.tables.values().copied().max().unwrap_or_default(),
+            context,
+            options,
+            shard,
+            dir,
+            is_new,
+            state,
+            log,
+            batches,
+            cancelled,
+            orphans,
+            strangers,
+        })
+    }
+
+    /// What [`consistent_cut`](super::consistent_cut) wants to know of this shard.
+    pub fn shard_log(&self) -> ShardLog {
+        ShardLog {
+            frames: self.frames(),
+            batches: self.batches.clone(),
+            cancelled: self.cancelled.clone(),
+            flushed_seqno: self.flushed_seqno(),
+            refused: false,
+        }
+    }
+
+    /// The frames of cross-shard batches in the log.
+    pub fn batches(&self) -> &[BatchMark] {
+        &self.batches
+    }
+
+    /// The batches whose cancellation is known here.
+    pub fn cancelled(&self) -> &[BatchId] {
+        &self.cancelled
+    }
+
+    /// How many frames the log holds.
+    pub fn frames(&self) -> usize {
+        self.log.frames.len()
+    }
+
+    /// Every write of the shard up to here lies in its tables.
+    pub const fn flushed_seqno(&self) -> SeqNo {
+        self.state.flushed_seqno
+    }
+
+    /// The highest sequence number that was ever handed out, as far as this shard knows; discarded frames count.
+    pub fn highest_seqno(&self) -> SeqNo {
+        self.state.highest_seqno.max(self.log.highest_seqno)
+    }
+
+    /// The node's clock was here: it must not start below the greatest of its shards'.
+    pub const fn clock_high_ms(&self) -> u64 {
+        self.state.clock_high_ms
+    }
+
+    /// What the log lost behind its end, to be reported.
+    pub const fn discarded(&self) -> Option<&Discarded> {
+        self.log.discarded.as_ref()
+    }
+
+    /// Files that are not the shard's, to be reported.
+    pub fn strangers(&self) -> &[PathBuf] {
+        &self.strangers
+    }
+
+    /// Makes the recovered log durable. For every shard, before any shard finishes: a flush relies on the batches
+    /// in other shards' logs.
+    ///
+    /// # Errors
+    /// `Io`; nothing in the log counts as durable then.
+    pub fn sync_log(&self) -> Result<()> {
+        self.log.sync()
+    }
+
+    /// Makes the cut permanent, replays what stands of the log and flushes it.
+    ///
+    /// `highest_seqno` is the node's: no number up to it is handed out again. `incarnation_seed` should be random.
+    /// IMPORTANT: every shard of the node finishes before any of them takes a write or a flush.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`: opening again starts over. If the disk is full only when the recovered writes are
+    /// flushed, the tree opens, and refuses writes until they are.
+    pub fn finish(
+        mut self,
+        cut: &Cut,
+        highest_seqno: SeqNo,
+        incarnation_seed: u64,
+    ) -> Result<(Arc<Tree>, TreeWriter, RecoverySummary)> {
+        let manifest = self.write_manifest(cut, highest_seqno)?;
+        let removed_files = self.remove_orphans();
+        let new_log = self.log.successor(cut.keep_frames, self.options.wal.clone(), incarnation_seed);
+        let (wal, sync, pool) = create_log(new_log)?;
+        let replayed = replay(&self.log, cut, self.state.flushed_seqno, &self.options, wal.current_segment());
+        let mut summary = self.summary(cut, &replayed, removed_files);
+
+        let tables = manifest.state().tables.values();
+        let open = |record| TableHandle::open(&self.context, self.shard, &self.dir, Arc::clone(record));
+        let tables = tables.map(open).collect::<Result<Vec<_>>>()?;
+        let version = Version::new(tables, &self.options.picker());
+        let version = version
+            .map_err(|found| Error::corruption(&self.dir.join(MANIFEST_NAME), 0, "tables that fit together", found))?;
+        let Replayed { memtable, active, sealed, .. } = replayed;
+        let needs_flush = !sealed.is_empty();
+        let tree = Arc::new(Tree::new(TreeParts {
+            next_file: manifest.state().next_file,
+            shard: self.shard,
+            dir: self.dir,
+            options: self.options,
+            context: self.context,
+            wal: sync,
+            pool,
+            manifest,
+            view: ReadView { active, sealed, version: Arc::new(version), flush_count: 0 },
+            recovery_unflushed: needs_flush,
+        }));
+        summary.writable = settle_log(&tree, &wal, needs_flush, highest_seqno)?;
+        let writer = TreeWriter::new(Arc::clone(&tree), memtable, wal);
+        Ok((tree, writer, summary))
+    }
+
+    /// Writes the whole state anew, with what the cut adds to it.
+    fn write_manifest(&mut self, cut: &Cut, highest_seqno: SeqNo) -> Result<Manifest> {
+        if self.is_new {
+            let storage = &self.context.storage;
+            let made = Level::ALL.iter().map(|level| level.dir_name()).chain([WAL_DIR]);
+            for dir in made.map(|name| self.dir.join(name)) {
+                storage.create_dir_all(&dir).map_err(|error| Error::io("create", &dir, error))?;
+            }
+            if let Some(parent) = self.dir.parent() {
+                storage.sync_dir(parent).map_err(|error| Error::io("sync", parent, error))?;
+            }
+        }
+        let edit = VersionEdit {
+            next_file: self.highest_file.next(),
+            highest_seqno: highest_seqno.max(self.highest_seqno()),
+            // NOTE: remembered until all shards have finished. This shard's flush would hide that the batch was
+            // cancelled, from a recovery that another shard still needs.
+            cancelled: cut.void.iter().chain(&self.cancelled).copied().collect(),
+            ..VersionEdit::default()
+        };
+        self.state.apply(&edit).map_err(|found| Error::internal(format!("recovery states {found}")))?;
+        // The log may be cut before what was synced of it.
+        self.state.wal_synced = None;
+        Manifest::create(Arc::clone(&self.context.storage), &self.dir, self.shard, self.state.clone())
+    }
+
+    /// Removes table files that the manifest, durable now, does not name; those that a former life of the shard
+    /// still reads go with its last reader.
+    fn remove_orphans(&self) -> u64 {
+        let unused = self.orphans.iter().filter(|path| self.context.live.retire(path));
+        // NOTE: one that stays is tried again at the next open.
+        unused.filter(|path| self.context.storage.remove_file(path).is_ok()).count() as u64
+    }
+
+    fn summary(&self, cut: &Cut, replayed: &Replayed, removed_files: u64) -> RecoverySummary {
+        RecoverySummary {
+            shard: self.shard,
+            frames_replayed: replayed.frames,
+            entries_replayed: replayed.entries,
+            frames_cut: self.frames().saturating_sub(cut.keep_frames) as u64,
+            batches_void: cut.void.len() as u64,
+            discarded: self.log.discarded.clone(),
+            strangers: self.strangers.clone(),
+            removed_files,
+            writable: true,
+        }
+    }
+}
+
+/// Brings what was replayed into tables and moves the manifest's floor past the recovered log, which must be
+/// before the first append. Whether that worked; if not, the disk is full.
+fn settle_log(tree: &Arc<Tree>, wal: &WalWriter, needs_flush: bool, highest_seqno: SeqNo) -> Result<bool> {
+    let flushed = match tree.plan_flush(highest_seqno, 0) {
+        Some(plan) => {
+            let pace: Arc<dyn Pace> = Arc::new(NoPace);
+            let output = tree.run_flush(plan, &pace);
+            output.and_then(|output| tree.install_flush_edit(output, false)).map(drop)
+        }
+        None => tree.pass_log(wal.current_segment()),
+    };
+    match flushed {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NoSpace && needs_flush => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn marks_of(log: &RecoveredLog) -> (Vec<BatchMark>, Vec<BatchId>) {
+    let (mut batches, mut cancelled) = (Vec::new(), Vec::new());
+    for (frame_index, frame) in log.frames.iter().enumerate() {
+        match &frame.kind {
+            FrameKind::Data => {}
+            FrameKind::Batch { id, participants } => {
+                batches.push(BatchMark { id: *id, participants: participants.clone(), frame_index });
+            }
+            FrameKind::Cancel { id } => cancelled.push(*id),
+        }
+    }
+    (batches, cancelled)
+}
+
+/// What lies in a shard's directory, beside the log's own listing.
+#[derive(Default)]
+struct Listing {
+    tables: std::collections::BTreeMap<PathBuf, FileNumber>,
+    segments: Vec<PathBuf>,
+    strangers: Vec<PathBuf>,
+}
+
+fn list_shard(storage: &dyn Storage, dir: &Path) -> Result<Listing> {
+    let mut listing = Listing::default();
+    let dirs: BTreeSet<OsString> =
+        Level::ALL.iter().map(|level| level.dir_name()).chain([WAL_DIR]).map(OsString::from).collect();
+    for entry in read_dir(storage, dir)? {
+        let is_ours = match entry.kind {
+            FileKind::Dir => dirs.contains(&entry.name),
+            FileKind::File => entry.name == MANIFEST_NAME || entry.name == NEW_MANIFEST_NAME,
+            FileKind::Other => false,
+        };
+        if !is_ours {
+            listing.strangers.push(dir.join(entry.name));
+        }
+    }
+    for level in Level::ALL {
+        let level_dir = dir.join(level.dir_name());
+        for entry in read_dir(storage, &level_dir)? {
+            let number = entry.name.to_str().and_then(parse_table_name);
+            match number {
+                Some(file) if entry.kind == FileKind::File => {
+                    listing.tables.insert(table_path(dir, level, file), file);
+                }
+                _ => listing.strangers.push(level_dir.join(entry.name)),
+            }
+        }
+    }
+    let wal_dir = dir.join(WAL_DIR);
+    let wal = read_dir(storage, &wal_dir)?.into_iter().map(|entry| wal_dir.join(entry.name));
+    listing.segments = wal.filter(|path| path.extension().is_some_and(|ext| ext == "wal")).collect();
+    Ok(listing)
+}
+
+fn read_dir(storage: &dyn Storage, dir: &Path) -> Result<Vec<crate::storage::DirEntry>> {
+    match storage.read_dir(dir) {
+        Ok(entries) => Ok(entries),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(Error::io("list", dir, error)),
+    }
+}

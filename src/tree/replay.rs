@@ -1,0 +1,63 @@
+//! Replaying what stands of a recovered log into memtables.
+
+use std::sync::Arc;
+
+use super::{
+    cut::Cut,
+    options::TreeOptions,
+    view::SealedMemtable,
+    writer::next_memtable,
+};
+use crate::{
+    ids::{SegmentNumber, SeqNo},
+    key::KeyHash,
+    memtable::{Memtable, MemtableWriter, memtable},
+    wal::{FrameKind, RecoveredFrame, RecoveredLog},
+};
+
+/// The recovered writes, sealed, and an empty memtable for what comes.
+pub(super) struct Replayed {
+    pub(super) memtable: MemtableWriter,
+    pub(super) active: Arc<Memtable>,
+    /// Newest first.
+    pub(super) sealed: Vec<Arc<SealedMemtable>>,
+    pub(super) frames: u64,
+    pub(super) entries: u64,
+}
+
+/// Replays the frames that the cut keeps, without void batches and what tables hold already. All of the log
+/// before `new_segment` goes when they are flushed.
+pub(super) fn replay(
+    log: &RecoveredLog,
+    cut: &Cut,
+    flushed_seqno: SeqNo,
+    options: &TreeOptions,
+    new_segment: SegmentNumber,
+) -> Replayed {
+    let last_segment = SegmentNumber(new_segment.0.saturating_sub(1));
+    let seal = |memtable: Arc<Memtable>| Arc::new(SealedMemtable { memtable, last_segment });
+    let (mut memtable_writer, mut active) = memtable(next_memtable(options.memtable_bytes, None, 0));
+    let (mut sealed, mut frames, mut entries) = (Vec::new(), 0, 0);
+    let is_void = |frame: &RecoveredFrame| match &frame.kind {
+        FrameKind::Batch { id, .. } => cut.void.contains(id),
+        FrameKind::Data | FrameKind::Cancel { .. } => false,
+    };
+    for frame in log.frames.iter().take(cut.keep_frames).filter(|frame| !is_void(frame)) {
+        let ops = usize::try_from(frame.op_count).unwrap_or(usize::MAX);
+        if !memtable_writer.has_room(ops, frame.ops_bytes()) {
+            sealed.push(seal(Arc::clone(&active)));
+            (memtable_writer, active) = memtable(next_memtable(options.memtable_bytes, Some(&active), ops));
+        }
+        frames += 1;
+        for entry in frame.ops().filter(|entry| entry.seqno > flushed_seqno) {
+            memtable_writer.insert(KeyHash::of(entry.key, options.hash_seed), &entry);
+            entries += 1;
+        }
+    }
+    if !active.is_empty() {
+        sealed.push(seal(Arc::clone(&active)));
+        (memtable_writer, active) = memtable(next_memtable(options.memtable_bytes, Some(&active), 0));
+    }
+    sealed.reverse();
+    Replayed { memtable: memtable_writer, active, sealed, frames, entries }
+}

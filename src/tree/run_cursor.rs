@@ -1,0 +1,82 @@
+//! The cursor over a sorted run: over its tables one after the other, opened when they are reached.
+
+use std::sync::Arc;
+
+use super::handle::TableHandle;
+use crate::{
+    entry::{Cursor, Entry},
+    error::Result,
+    table::{CursorSource, TableCursor},
+};
+
+pub(super) struct RunCursor {
+    tables: Arc<[Arc<TableHandle>]>,
+    source: CursorSource,
+    /// The table it stands in, and its cursor.
+    current: Option<(usize, TableCursor)>,
+}
+
+impl RunCursor {
+    pub(super) const fn new(tables: Arc<[Arc<TableHandle>]>, source: CursorSource) -> Self {
+        Self { tables, source, current: None }
+    }
+
+    /// Goes to a table with `seek`; nowhere if there is none.
+    fn enter(
+        &mut self,
+        place: Option<usize>,
+        seek: impl FnOnce(&mut TableCursor) -> Result<()>,
+    ) -> Result<()> {
+        let same = self.current.take().filter(|(current, _)| Some(*current) == place);
+        let Some(place) = place else { return Ok(()) };
+        let Some(table) = self.tables.get(place) else { return Ok(()) };
+        let mut cursor = same.map_or_else(|| table.table().cursor(self.source.clone()), |(_, cursor)| cursor);
+        seek(&mut cursor)?;
+        self.current = Some((place, cursor));
+        Ok(())
+    }
+}
+
+impl Cursor for RunCursor {
+    fn seek_first(&mut self) -> Result<()> {
+        self.enter(Some(0), Cursor::seek_first)
+    }
+
+    fn seek_last(&mut self) -> Result<()> {
+        self.enter(self.tables.len().checked_sub(1), Cursor::seek_last)
+    }
+
+    fn seek(&mut self, key: &[u8]) -> Result<()> {
+        let place = self.tables.partition_point(|table| table.record().max_key < key);
+        self.enter(Some(place), |cursor| cursor.seek(key))
+    }
+
+    fn seek_before(&mut self, key: &[u8]) -> Result<()> {
+        let behind = self.tables.partition_point(|table| table.record().min_key < key);
+        self.enter(behind.checked_sub(1), |cursor| cursor.seek_before(key))
+    }
+
+    fn next(&mut self) -> Result<()> {
+        let Some((place, cursor)) = &mut self.current else { return Ok(()) };
+        cursor.next()?;
+        if cursor.entry().is_none() {
+            let next = *place + 1;
+            self.enter(Some(next), Cursor::seek_first)?;
+        }
+        Ok(())
+    }
+
+    fn prev(&mut self) -> Result<()> {
+        let Some((place, cursor)) = &mut self.current else { return Ok(()) };
+        cursor.prev()?;
+        if cursor.entry().is_none() {
+            let before = place.checked_sub(1);
+            self.enter(before, Cursor::seek_last)?;
+        }
+        Ok(())
+    }
+
+    fn entry(&self) -> Option<Entry<'_>> {
+        self.current.as_ref()?.1.entry()
+    }
+}

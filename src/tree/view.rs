@@ -1,0 +1,91 @@
+//! The read view: everything that a read of the shard looks at, immutable, loaded without a lock.
+
+use std::sync::Arc;
+
+use super::{
+    scan::TreeScan,
+    version::Version,
+    visible::ReadPoint,
+};
+use crate::{
+    entry::Entry,
+    error::Result,
+    ids::{SegmentNumber, SeqNo},
+    key::{KeyHash, KeyRange},
+    memtable::Memtable,
+    table::{Lookup, OwnedEntry, ReadMode},
+};
+use bytes::Bytes;
+
+/// A memtable that takes no more writes and waits for its flush.
+pub struct SealedMemtable {
+    pub(super) memtable: Arc<Memtable>,
+    /// The last log segment with frames of it.
+    pub(super) last_segment: SegmentNumber,
+}
+
+/// The memtables and tables of a shard at one moment.
+pub struct ReadView {
+    pub(super) active: Arc<Memtable>,
+    /// Newest first.
+    pub(super) sealed: Vec<Arc<SealedMemtable>>,
+    pub(super) version: Arc<Version>,
+    pub(super) flush_count: u64,
+}
+
+impl ReadView {
+    /// The newest version of a key at or below `at`. A tombstone and an expired entry are found as they are.
+    ///
+    /// # Errors
+    /// `Io` or `Corruption`.
+    #[inline]
+    pub fn get(&self, hash: KeyHash, key: &[u8], at: SeqNo, mode: ReadMode) -> Result<Lookup> {
+        match self.get_in_memory(hash, key, at) {
+            Some(entry) => Ok(Lookup::Found(OwnedEntry {
+                seqno: entry.seqno,
+                kind: entry.kind,
+                expires_at_ms: entry.expires_at_ms,
+                value: Bytes::copy_from_slice(entry.value),
+            })),
+            None => self.read_tables(hash, key, at, mode),
+        }
+    }
+
+    /// The same among the memtables only.
+    #[inline]
+    pub fn get_in_memory(&self, hash: KeyHash, key: &[u8], at: SeqNo) -> Option<Entry<'_>> {
+        self.active.get(hash, key, at).or_else(|| {
+            self.sealed.iter().find_map(|sealed| sealed.memtable.get(hash, key, at))
+        })
+    }
+
+    /// The same among the tables only.
+    ///
+    /// # Errors
+    /// `Io` or `Corruption`.
+    pub fn read_tables(&self, hash: KeyHash, key: &[u8], at: SeqNo, mode: ReadMode) -> Result<Lookup> {
+        self.version.get(hash, key, at, mode)
+    }
+
+    /// Walks the visible entries of `range` at one position and one time. Sorts what the memtables have not
+    /// sorted yet ([`ReadView::unsorted_entries`]); reads no table before the first step.
+    pub fn scan(self: &Arc<Self>, range: &KeyRange, reverse: bool, at: SeqNo, now_ms: u64) -> TreeScan {
+        TreeScan::new(Arc::clone(self), range, reverse, ReadPoint { at, now_ms })
+    }
+
+    /// How many flushes the shard had installed: while it stands, no write has moved from memory to tables.
+    pub const fn flush_count(&self) -> u64 {
+        self.flush_count
+    }
+
+    /// How many entries a scan would sort before its first step.
+    pub fn unsorted_entries(&self) -> usize {
+        let sealed: usize = self.sealed.iter().map(|sealed| sealed.memtable.unsorted_entries()).sum();
+        self.active.unsorted_entries() + sealed
+    }
+
+    /// The tables.
+    pub fn version(&self) -> &Arc<Version> {
+        &self.version
+    }
+}

@@ -1,0 +1,278 @@
+//! The segment files of one shard beside the one being written: spares prepared ahead, those still
+//! needed, and those that a flush freed.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+
+use super::{
+    WalOptions, WalSync,
+    frame::Identity,
+    segment::{Fill, Segment, create_segment, recycle_segment, segment_path},
+};
+use crate::{
+    error::{Error, Result},
+    ids::{Incarnation, SegmentNumber, ShardId},
+    storage::Storage,
+};
+
+/// How many idle files (spares and freed ones) a shard keeps; more are removed.
+const IDLE_MAX: usize = 2;
+/// The next segment is prepared when the current one is filled by 1 / this.
+const PREPARE_AT: u64 = 8;
+
+/// Prepares, hands out, recycles and removes segment files.
+#[derive(Debug)]
+pub struct SegmentPool {
+    storage: Arc<dyn Storage>,
+    dir: PathBuf,
+    shard: ShardId,
+    options: WalOptions,
+    incarnation_seed: u64,
+    sync: Arc<WalSync>,
+    /// Held while a file is prepared, so that spares get ready in the order of their numbers.
+    preparing: Mutex<()>,
+    state: Mutex<PoolState>,
+    /// How far the current segment is filled.
+    filled_bytes: AtomicU64,
+}
+
+#[derive(Debug)]
+struct PoolState {
+    next_number: SegmentNumber,
+    /// Ready to be written; lowest number first.
+    spares: VecDeque<Segment>,
+    /// Free to be recycled.
+    freed: Vec<PathBuf>,
+    /// Begun by the writer, or left by an earlier run: needed until the floor passes them.
+    live: BTreeMap<SegmentNumber, LiveSegment>,
+    /// Could not be removed; tried again.
+    doomed: Vec<PathBuf>,
+    current: SegmentNumber,
+}
+
+#[derive(Debug)]
+struct LiveSegment {
+    path: PathBuf,
+    recyclable: bool,
+}
+
+/// What a pool starts with.
+pub(super) struct PoolStart {
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) dir: PathBuf,
+    pub(super) shard: ShardId,
+    pub(super) options: WalOptions,
+    pub(super) incarnation_seed: u64,
+    pub(super) sync: Arc<WalSync>,
+    pub(super) next_number: SegmentNumber,
+    pub(super) retained: Vec<SegmentNumber>,
+}
+
+impl SegmentPool {
+    pub(super) fn new(start: PoolStart) -> Self {
+        // NOTE: files of an earlier run are removed when they are free, never recycled: a sync of theirs may
+        // have failed there.
+        let retain =
+            |number| (number, LiveSegment { path: segment_path(&start.dir, number), recyclable: false });
+        let state = PoolState {
+            next_number: start.next_number,
+            spares: VecDeque::new(),
+            freed: Vec::new(),
+            live: start.retained.into_iter().map(retain).collect(),
+            doomed: Vec::new(),
+            current: SegmentNumber(0),
+        };
+        Self {
+            storage: start.storage,
+            dir: start.dir,
+            shard: start.shard,
+            options: start.options,
+            incarnation_seed: start.incarnation_seed,
+            sync: start.sync,
+            preparing: Mutex::new(()),
+            state: Mutex::new(state),
+            filled_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether [`SegmentPool::prepare`] has something to do: no spare is ready and the current segment has
+    /// begun to fill. A trimmed pool of a shard that is not written to wants nothing.
+    pub fn wanted(&self) -> bool {
+        self.filled_bytes.load(Ordering::Relaxed) >= self.options.segment_bytes / PREPARE_AT
+            && self.state.lock().spares.is_empty()
+    }
+
+    /// Prepares one spare, from a freed file or a new one filled with zeroes, and makes it durable. Called by a
+    /// worker ahead of need. Does nothing when a spare is ready.
+    ///
+    /// # Errors
+    /// `NoSpace` or `Io`. Nothing is lost: an append prepares its segment itself.
+    pub fn prepare(&self) -> Result<()> {
+        let _one_at_a_time = self.preparing.lock();
+        if !self.state.lock().spares.is_empty() {
+            return Ok(());
+        }
+        let segment = self.make(Fill::Zeroes)?;
+        self.state.lock().spares.push_back(segment);
+        Ok(())
+    }
+
+    /// Lets go of every segment below `floor`: the manifest says, durably, that recovery begins there. Freed
+    /// files are kept for recycling up to a bound; the others are removed.
+    ///
+    /// # Errors
+    /// `Io` when a file could not be removed; the next call tries again. `Internal`, with nothing released, if
+    /// `floor` lies behind the segment being written.
+    pub fn release(&self, floor: SegmentNumber) -> Result<()> {
+        let poisoned = self.sync.is_poisoned();
+        let mut state = self.state.lock();
+        if floor > state.current {
+            return Err(Error::internal(format!(
+                "segment {} is released while it is written",
+                state.current
+            )));
+        }
+        self.sync.forget_below(floor);
+        let needed = state.live.split_off(&floor);
+        let free = std::mem::replace(&mut state.live, needed);
+        for segment in free.into_values() {
+            let idle = state.spares.len() + state.freed.len();
+            if segment.recyclable && !poisoned && idle < IDLE_MAX {
+                state.freed.push(segment.path);
+            } else {
+                state.doomed.push(segment.path);
+            }
+        }
+        drop(state);
+        self.remove_doomed()
+    }
+
+    /// Removes idle files until at most `keep` are left.
+    ///
+    /// # Errors
+    /// `Io` when a file could not be removed; the next call tries again.
+    pub fn trim(&self, keep: usize) -> Result<()> {
+        let _no_preparation = self.preparing.lock();
+        let mut state = self.state.lock();
+        while state.spares.len() + state.freed.len() > keep {
+            // NOTE: of the spares the highest goes first, so that the rest keeps its order.
+            let path = state.freed.pop().or_else(|| state.spares.pop_back().map(|spare| spare.path));
+            state.doomed.extend(path);
+        }
+        drop(state);
+        self.remove_doomed()
+    }
+
+    /// The number of spares that are ready.
+    pub fn spares(&self) -> usize {
+        self.state.lock().spares.len()
+    }
+
+    /// A segment with room for `bytes` in all: a spare, or one made now.
+    pub(super) fn take(&self, bytes: u64) -> Result<Segment> {
+        self.take_filled(bytes, Fill::Reserve)
+    }
+
+    /// The segment that a log begins with: nobody waits for a write yet, so it is filled with zeroes.
+    pub(super) fn take_first(&self, bytes: u64) -> Result<Segment> {
+        self.take_filled(bytes, Fill::Zeroes)
+    }
+
+    fn take_filled(&self, bytes: u64, fill: Fill) -> Result<Segment> {
+        let ready = self.state.lock().spares.pop_front();
+        if let Some(spare) = ready {
+            return self.hand_out(spare, bytes);
+        }
+        let _one_at_a_time = self.preparing.lock();
+        // NOTE: a worker may have finished one meanwhile; its number is the lower.
+        let ready = self.state.lock().spares.pop_front();
+        let segment = match ready {
+            Some(spare) => spare,
+            None => self.make(fill)?,
+        };
+        self.hand_out(segment, bytes)
+    }
+
+    /// How far the current segment is filled, for [`SegmentPool::wanted`].
+    pub(super) fn set_filled(&self, bytes: u64) {
+        self.filled_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Removes files that nothing needs; one that stays is tried again at the next release.
+    pub(super) fn remove(&self, paths: Vec<PathBuf>) -> Result<()> {
+        self.state.lock().doomed.extend(paths);
+        self.remove_doomed()
+    }
+
+    fn hand_out(&self, mut segment: Segment, bytes: u64) -> Result<Segment> {
+        if let Err(error) = grow(&mut segment, bytes) {
+            self.state.lock().spares.push_front(segment);
+            return Err(error);
+        }
+        let recyclable = segment.capacity == self.options.segment_bytes;
+        let live = LiveSegment { path: segment.path.clone(), recyclable };
+        let mut state = self.state.lock();
+        state.live.insert(segment.identity.segment, live);
+        state.current = segment.identity.segment;
+        drop(state);
+        self.set_filled(0);
+        Ok(segment)
+    }
+
+    fn make(&self, fill: Fill) -> Result<Segment> {
+        let mut state = self.state.lock();
+        let number = state.next_number;
+        state.next_number = number.next();
+        let freed = state.freed.pop();
+        drop(state);
+        let incarnation = Incarnation(mix(self.incarnation_seed ^ mix(number.get())));
+        let identity = Identity { shard: self.shard, segment: number, incarnation };
+        let (storage, capacity) = (&*self.storage, self.options.segment_bytes);
+        match freed {
+            Some(path) => recycle_segment(storage, &self.dir, &path, identity, capacity),
+            None => create_segment(storage, &self.dir, identity, capacity, fill),
+        }
+    }
+
+    fn remove_doomed(&self) -> Result<()> {
+        let doomed = std::mem::take(&mut self.state.lock().doomed);
+        let mut result = Ok(());
+        for path in doomed {
+            match self.storage.remove_file(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    result = Err(Error::io("remove", &path, error));
+                    self.state.lock().doomed.push(path);
+                }
+            }
+        }
+        result
+    }
+}
+
+/// Makes room for `bytes` in a segment that has not begun.
+pub(super) fn grow(segment: &mut Segment, bytes: u64) -> Result<()> {
+    if bytes > segment.capacity {
+        let capacity = bytes.next_multiple_of(4096);
+        segment.file.allocate(capacity).map_err(|e| Error::io("reserve space for", &segment.path, e))?;
+        segment.capacity = capacity;
+    }
+    Ok(())
+}
+
+/// The finalizer of `SplitMix64`: every bit of the result depends on every bit of `value`.
+const fn mix(value: u64) -> u64 {
+    let mut z = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
