@@ -1,9 +1,11 @@
 //! The Redis face over real sockets: every command in both protocols, every bad input that the reliability
 //! plan names, and clients that are slow, greedy, rude or gone. After each, the server serves the next one.
 
+#![cfg(test)]
+
 mod resp;
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 use dbex::server::resp::{RespSettings, Secret};
 use resp::{Client, TestServer, encode};
@@ -437,7 +439,7 @@ async fn a_pipeline_runs_in_order_however_it_is_cut() {
         pipeline.extend(encode(&["SET", &key, "y", "BAD"]));
         pipeline.extend(encode(&["DEL", &key, &key]));
         let text = (round + 1).to_string();
-        expected.push_str(&format!("+OK\r\n:{text}\r\n${}\r\n{text}\r\n", text.len()));
+        write!(expected, "+OK\r\n:{text}\r\n${}\r\n{text}\r\n", text.len()).unwrap();
         expected.push_str("$1\r\nx\r\n$-1\r\n+PONG\r\n-ERR syntax error\r\n:1\r\n");
     }
     for piece in [1, 7, 1000, usize::MAX] {
