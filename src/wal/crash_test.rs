@@ -283,7 +283,9 @@ fn syncs_that_run_beside_appends_and_rotations_ack_only_what_is_durable() {
     for seed in 0..150 {
         let sim = SimStorage::new(seed);
         sim.create_dir_all(dir()).unwrap();
-        dir().ancestors().for_each(|parent| sim.sync_dir(parent).unwrap());
+        for parent in dir().ancestors() {
+            sim.sync_dir(parent).unwrap();
+        }
         let storage: Arc<dyn Storage> = Arc::new(sim.clone());
         let mut log = TestLog::open(&storage, options());
         let (sync, pool) = (Arc::clone(&log.sync), Arc::clone(&log.pool));
