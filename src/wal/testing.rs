@@ -103,6 +103,10 @@ impl MemStorage {
 }
 
 impl Storage for MemStorage {
+    fn identity(&self, path: &Path) -> (usize, PathBuf) {
+        (std::ptr::from_ref(self).addr(), path.to_owned())
+    }
+
     fn create_dir_all(&self, _: &Path) -> io::Result<()> {
         Ok(())
     }
