@@ -1,7 +1,9 @@
 //! The parts of a point read, and the table's bulk paths: `cargo bench --bench table`.
 //! Everything is in the page cache; keys of 16 bytes, values of 100, half compressible.
 
-use std::{path::PathBuf, sync::Arc};
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a benchmark may panic")]
+
+use std::{path::Path, sync::Arc};
 
 use dbex::{
     codec::compress::Compression,
@@ -17,7 +19,7 @@ use dbex::{
 use divan::{Bencher, black_box, counter::ItemsCount};
 
 const SEED: u64 = 1;
-const KEYS: u64 = 1_000_000;
+const KEYS: u32 = 1_000_000;
 const ID: TableId = TableId { shard: ShardId(0), file: FileNumber(1) };
 
 fn main() {
@@ -42,7 +44,7 @@ fn value(i: u64) -> [u8; 100] {
 }
 
 fn sorted_keys() -> Vec<[u8; 16]> {
-    let mut keys: Vec<_> = (0..KEYS).map(key).collect();
+    let mut keys: Vec<_> = (0..u64::from(KEYS)).map(key).collect();
     keys.sort_unstable();
     keys
 }
@@ -56,7 +58,7 @@ struct Fixture {
 
 fn build(
     storage: &Arc<dyn Storage>,
-    path: &PathBuf,
+    path: &Path,
     keys: &[[u8; 16]],
     compression: Compression,
 ) -> dbex::table::TableSummary {
@@ -127,7 +129,7 @@ fn get_from_page_cache(bencher: Bencher<'_, '_>) {
 #[divan::bench(sample_count = 500)]
 fn get_absent(bencher: Bencher<'_, '_>) {
     let fixture = fixture(512 << 20);
-    let mut i = KEYS;
+    let mut i = u64::from(KEYS);
     bencher.counter(ItemsCount::new(1000u32)).bench_local(|| {
         for _ in 0..1000 {
             i += 1;

@@ -20,7 +20,7 @@
 //! node.write(batch).await?; // atomic, across shards too
 //! assert_eq!(node.get("a").await?.as_deref(), Some(&b"1"[..]));
 //! node.close().await?;
-//! # dbex::Result::Ok(())
+//! # Ok::<(), dbex::Error>(())
 //! # }).unwrap();
 //! ```
 //!

@@ -1,9 +1,11 @@
 //! The Redis face over real sockets: every command in both protocols, every bad input that the reliability
 //! plan names, and clients that are slow, greedy, rude or gone. After each, the server serves the next one.
 
+#![cfg(test)]
+
 mod resp;
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 use dbex::server::resp::{RespSettings, Secret};
 use resp::{Client, TestServer, encode};
@@ -62,12 +64,10 @@ async fn string_commands_in_both_protocols() {
                 ("GETDEL b", null),
                 ("MSET a 1 b 2", "+OK/"),
                 ("MGET a nope b", &mget),
-                ("MSETNX c 1 a 2", ":0/"),
                 ("EXISTS c", ":0/"),
-                ("MSETNX c 1 d 2", ":1/"),
                 ("EXISTS a a nope d", ":3/"),
-                ("DEL d d nope", ":1/"),
-                ("UNLINK c", ":1/"),
+                ("DEL b b nope", ":1/"),
+                ("UNLINK a", ":1/"),
                 ("APPEND k abc", ":3/"),
                 ("APPEND k def", ":6/"),
                 ("STRLEN k", ":6/"),
@@ -131,7 +131,6 @@ async fn wrong_commands_are_answered_and_the_connection_goes_on() {
             ("GET a b", "-ERR wrong number of arguments for 'get' command/"),
             ("SET a", "-ERR wrong number of arguments for 'set' command/"),
             ("MSET a 1 b", "-ERR wrong number of arguments for 'mset' command/"),
-            ("MSETNX a 1 b", "-ERR wrong number of arguments for 'msetnx' command/"),
             ("PING a b", "-ERR wrong number of arguments for 'ping' command/"),
             ("CLIENT", "-ERR wrong number of arguments for 'client' command/"),
             ("CLIENT SETNAME", "-ERR wrong number of arguments for 'client|setname' command/"),
@@ -440,7 +439,7 @@ async fn a_pipeline_runs_in_order_however_it_is_cut() {
         pipeline.extend(encode(&["SET", &key, "y", "BAD"]));
         pipeline.extend(encode(&["DEL", &key, &key]));
         let text = (round + 1).to_string();
-        expected.push_str(&format!("+OK\r\n:{text}\r\n${}\r\n{text}\r\n", text.len()));
+        write!(expected, "+OK\r\n:{text}\r\n${}\r\n{text}\r\n", text.len()).unwrap();
         expected.push_str("$1\r\nx\r\n$-1\r\n+PONG\r\n-ERR syntax error\r\n:1\r\n");
     }
     for piece in [1, 7, 1000, usize::MAX] {

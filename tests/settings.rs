@@ -6,10 +6,8 @@
 use std::{ffi::OsString, fs, os::unix::ffi::OsStringExt, path::PathBuf, time::Duration};
 
 use dbex::{
-    codec::compress::Compression,
-    error::{Error, ErrorKind},
-    node::options::{CompactionStrategy, Durability, IoBudget, NodeOptions},
-    settings::{Loaded, LogFormat, LogLevel, Settings},
+    CompactionStrategy, Compression, Durability, Error, ErrorKind, IoBudget, Loaded, LogFormat, LogLevel,
+    NodeOptions, Settings,
 };
 use proptest::{collection::vec, prelude::*};
 use tempfile::TempDir;

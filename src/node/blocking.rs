@@ -36,7 +36,7 @@ use crate::{
 ///     assert_eq!((&key[..], &value[..]), (&b"greeting"[..], &b"hello"[..]));
 /// }
 /// node.close()?;
-/// # dbex::Result::Ok(())
+/// # Ok::<(), dbex::Error>(())
 /// ```
 #[derive(Clone)]
 pub struct Node {

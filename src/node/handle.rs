@@ -40,7 +40,7 @@ pub use update::Expected;
 /// node.put("greeting", "hello").await?;
 /// assert_eq!(node.get("greeting").await?.as_deref(), Some(&b"hello"[..]));
 /// node.close().await?;
-/// # dbex::Result::Ok(())
+/// # Ok::<(), dbex::Error>(())
 /// # }).unwrap();
 /// ```
 #[derive(Clone)]

@@ -26,7 +26,7 @@ pub use sections::{
     CompactionSection, IoSection, LogFormat, LogLevel, LogSection, MemorySection, NodeSection, Secret,
     ServerSection,
 };
-pub use value::size_text;
+pub(crate) use value::size_text;
 
 use crate::{
     error::{Error, Result},
@@ -91,11 +91,11 @@ impl Settings {
     /// Makes settings in code, from the defaults. The environment is not looked at.
     ///
     /// ```
-    /// use dbex::settings::Settings;
+    /// use dbex::Settings;
     ///
     /// let settings = Settings::builder().data_dir("/tmp/d").shards(4).memtable_bytes(8 << 20).build()?;
     /// assert_eq!(settings.node.shards, 4);
-    /// # Ok::<(), dbex::error::Error>(())
+    /// # Ok::<(), dbex::Error>(())
     /// ```
     pub fn builder() -> SettingsBuilder {
         SettingsBuilder::default()

@@ -29,6 +29,10 @@ mod run_cursor;
 pub mod scan;
 #[cfg(test)]
 mod test_cursor;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod model_test;
 pub mod version;
 pub mod view;
 pub mod visible;

@@ -22,6 +22,8 @@ mod sync;
 mod writer;
 
 #[cfg(test)]
+mod crash_test;
+#[cfg(test)]
 mod damage_test;
 #[cfg(test)]
 mod log_test;

@@ -273,11 +273,21 @@ impl TestLog {
         Ok(Self { storage, writer, sync, pool, group: GroupBuffer::new(), next, appended })
     }
 
+    /// What the log would hold of this group if it were appended now.
+    pub(super) fn models_of_group(&self, frames: &[(FrameKind, Vec<ModelOp>)]) -> Vec<ModelFrame> {
+        let mut next = self.next;
+        let model = |(kind, ops): &(FrameKind, Vec<ModelOp>)| {
+            let first_seqno = next;
+            next = next.plus(ops.len() as u64);
+            ModelFrame { kind: kind.clone(), first_seqno, ops: ops.clone() }
+        };
+        frames.iter().map(model).collect()
+    }
+
     /// Appends a group of frames; the model takes it only when that works.
     pub(super) fn append(&mut self, frames: &[(FrameKind, Vec<ModelOp>)]) -> Result<LogPosition> {
-        let mut next = self.next;
+        let models = self.models_of_group(frames);
         self.group.clear();
-        let mut models = vec![];
         for (kind, ops) in frames {
             self.group.begin_frame(kind.clone());
             for (key, value, expires) in ops {
@@ -285,10 +295,9 @@ impl TestLog {
                 let span = self.group.push_op(op, *expires, key, value.as_deref().unwrap_or_default());
                 assert_eq!(self.group.key(&span), key);
             }
-            models.push(ModelFrame { kind: kind.clone(), first_seqno: next, ops: ops.clone() });
-            next = next.plus(ops.len() as u64);
         }
-        let first = std::mem::replace(&mut self.next, next);
+        let first = self.next;
+        self.next = first.plus(self.group.ops());
         let end = self.writer.append(&mut self.group, first)?;
         self.appended.extend(models.into_iter().map(|model| (model, end)));
         Ok(end)

@@ -1,5 +1,7 @@
 //! A server on a free port with a node in a temporary directory, and a client that speaks raw bytes.
 
+#![cfg(test)]
+
 use std::{net::SocketAddr, time::Duration};
 
 use dbex::{
@@ -15,7 +17,7 @@ use tokio::{
 };
 
 /// Long enough for any answer on any machine: reached only by a server that hangs.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(crate) struct TestServer {
     pub(crate) address: SocketAddr,

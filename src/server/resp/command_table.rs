@@ -140,8 +140,6 @@ pub(super) static COMMANDS: &[CommandSpec] = {
             ("string", "Returns the string values of one or more keys."), Alone(strings::mget)),
         spec("mset", -3, WRITE | DENYOOM, PAIRS,
             ("string", "Atomically creates or modifies the string values of one or more keys."), Alone(strings::mset)),
-        spec("msetnx", -3, WRITE | DENYOOM, PAIRS,
-            ("string", "Atomically sets one or more keys only if none of them exists."), Alone(strings::msetnx)),
         spec("ping", -1, FAST, NO_KEYS, ("connection", "Returns the server's liveliness response."), Session(connection::ping)),
         spec("quit", -1, ANY_TIME | FAST | NO_AUTH, NO_KEYS, ("connection", "Closes the connection."), Session(connection::quit)),
         spec("reset", 1, ANY_TIME | FAST | NO_AUTH, NO_KEYS, ("connection", "Resets the connection."), Session(connection::reset)),

@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 
 use super::update;
 use crate::{
-    error::{Error, ErrorKind, Result},
+    error::{Error, Result},
     key::MAX_VALUE_BYTES,
     node::{Change, Step, StepDone, WriteBatch},
     server::resp::{
@@ -184,30 +184,16 @@ pub(crate) fn mget<'a>(session: &'a mut Session, request: &'a Request) -> BoxFut
 
 pub(crate) fn mset<'a>(session: &'a mut Session, request: &'a Request) -> BoxFuture<'a, Reply> {
     Box::pin(async move {
-        let Some(batch) = pairs(request, false) else { return errors::wrong_arity("mset") };
+        let Some(batch) = pairs(request) else { return errors::wrong_arity("mset") };
         reply_or_error(session.server.node.write(batch).await.map(|()| Reply::OK))
     })
 }
 
-pub(crate) fn msetnx<'a>(session: &'a mut Session, request: &'a Request) -> BoxFuture<'a, Reply> {
-    Box::pin(async move {
-        let Some(batch) = pairs(request, true) else { return errors::wrong_arity("msetnx") };
-        match session.server.node.write(batch).await {
-            Ok(()) => Reply::Integer(1),
-            Err(error) if error.kind() == ErrorKind::Conflict => Reply::Integer(0),
-            Err(error) => errors::node_error(&error),
-        }
-    })
-}
-
 /// The batch that puts the request's pairs; `None` if a key has no value.
-fn pairs(request: &Request, absent_only: bool) -> Option<WriteBatch> {
+fn pairs(request: &Request) -> Option<WriteBatch> {
     let mut batch = WriteBatch::new();
     for pair in request.arguments_from(1).chunks(2) {
         let [key, value] = pair else { return None };
-        if absent_only {
-            batch.require_absent(key);
-        }
         batch.put(key, value);
     }
     Some(batch)

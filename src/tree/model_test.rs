@@ -1,0 +1,306 @@
+//! The whole tree against a map of all versions: random writes, reads, scans, snapshots, flushes, compactions that
+//! overlap each other, expiries and re-openings, under both strategies and a change between them.
+
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+
+use super::{
+    CompactionOutput, CompactionPlan, FlushOutput, FullCompaction, ReadView, Strategy, TreeOptions,
+    testing::{Rng, Shard, context, delete, guard, hash, open_in, pace, put, tiny, visible},
+};
+use crate::{ids::SeqNo, key::KeyRange, storage::sim::SimStorage, table::ReadMode};
+
+type Version = (u64, Option<Vec<u8>>, Option<u64>);
+
+/// Every version ever written.
+#[derive(Default)]
+struct Model {
+    versions: BTreeMap<Vec<u8>, Vec<Version>>,
+}
+
+impl Model {
+    fn get(&self, key: &[u8], at: u64, now: u64) -> Option<Vec<u8>> {
+        let newest = self.versions.get(key)?.iter().rev().find(|(seqno, ..)| *seqno <= at)?;
+        newest.1.clone().filter(|_| newest.2.is_none_or(|expires| expires > now))
+    }
+
+    fn scan(&self, range: &KeyRange, at: u64, now: u64) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let keys = self.versions.keys().filter(|key| range.contains(key));
+        keys.filter_map(|key| Some((key.clone(), self.get(key, at, now)?))).collect()
+    }
+}
+
+struct Snapshot {
+    at: u64,
+    now: u64,
+    view: Arc<ReadView>,
+}
+
+struct Run {
+    sim: SimStorage,
+    options: TreeOptions,
+    shard: Shard,
+    model: Model,
+    now: u64,
+    snapshots: Vec<Snapshot>,
+    flush: Option<FlushOutput>,
+    compactions: Vec<CompactionOutput>,
+    rng: Rng,
+    checks: u64,
+}
+
+fn key(n: u64) -> Vec<u8> {
+    format!("key-{:03}", n).into_bytes()
+}
+
+impl Run {
+    fn new(seed: u64, options: TreeOptions) -> Self {
+        let sim = SimStorage::new(seed);
+        guard(&sim);
+        let shard = open_in(&context(&sim), &options).unwrap();
+        Self {
+            sim,
+            options,
+            shard,
+            model: Model::default(),
+            now: 0,
+            snapshots: vec![],
+            flush: None,
+            compactions: vec![],
+            rng: Rng::new(seed),
+            checks: 0,
+        }
+    }
+
+    fn watermark(&self) -> (SeqNo, u64) {
+        let at = self.snapshots.iter().map(|s| s.at).min().unwrap_or(self.shard.seqno);
+        (SeqNo(at), self.snapshots.iter().map(|s| s.now).min().unwrap_or(self.now))
+    }
+
+    fn write(&mut self) {
+        let ops = 1 + self.rng.below(4);
+        let mut staged = vec![];
+        for _ in 0..ops {
+            let key = key(self.rng.below(120));
+            let value = (self.rng.below(3) > 0).then(|| vec![b'v'; self.rng.below(60) as usize]);
+            let expires = (value.is_some() && self.rng.below(6) == 0).then(|| self.now + self.rng.below(30));
+            staged.push((key, value, expires));
+        }
+        let first = self.shard.seqno + 1;
+        let ops: Vec<_> = staged
+            .iter()
+            .map(|(key, value, expires)| match value {
+                Some(value) => put(key, value, *expires),
+                None => delete(key),
+            })
+            .collect();
+        self.shard.write(&ops).unwrap();
+        for (place, (key, value, expires)) in staged.into_iter().enumerate() {
+            self.model.versions.entry(key).or_default().push((first + place as u64, value, expires));
+        }
+    }
+
+    fn check_get(&mut self, view: &Arc<ReadView>, at: u64, now: u64) {
+        let key = key(self.rng.below(125));
+        let mode = if self.rng.below(2) == 0 { ReadMode::NoWait } else { ReadMode::Blocking };
+        let mut found = view.get(hash(&key), &key, SeqNo(at), mode).unwrap();
+        if found == crate::table::Lookup::WouldBlock {
+            found = view.get(hash(&key), &key, SeqNo(at), ReadMode::Blocking).unwrap();
+        }
+        assert_eq!(visible(found, now), self.model.get(&key, at, now), "get at {at}");
+        self.checks += 1;
+    }
+
+    fn check_scan(&mut self, view: &Arc<ReadView>, at: u64, now: u64) {
+        let mut bound = || match self.rng.below(3) {
+            0 => Bound::Unbounded,
+            1 => Bound::Included(key(self.rng.below(125))),
+            _ => Bound::Excluded(key(self.rng.below(125))),
+        };
+        let range = KeyRange::from((bound(), bound()));
+        let reverse = self.rng.below(2) == 0;
+        let mut scan = view.scan(&range, reverse, SeqNo(at), now);
+        let mut found = vec![];
+        while let Some((key, value)) = scan.next().unwrap() {
+            found.push((key.to_vec(), value.to_vec()));
+        }
+        if reverse {
+            found.reverse();
+        }
+        assert_eq!(found, self.model.scan(&range, at, now), "scan of {range:?} at {at}, reverse {reverse}");
+        self.checks += 1;
+    }
+
+    fn check(&mut self, scan: bool) {
+        let (view, at, now) = match self.snapshots.len() as u64 {
+            n if n > 0 && self.rng.below(2) == 0 => {
+                let place = self.rng.below(n) as usize;
+                let Snapshot { at, now, view } = &self.snapshots[place];
+                // A snapshot reads through its own view, and through any later one.
+                let view = if self.rng.below(2) == 0 { Arc::clone(view) } else { self.shard.tree.view() };
+                (view, *at, *now)
+            }
+            _ => (self.shard.tree.view(), SeqNo::MAX.0, self.now),
+        };
+        if scan { self.check_scan(&view, at, now) } else { self.check_get(&view, at, now) }
+    }
+
+    fn plan_compaction(&mut self) -> Option<CompactionPlan> {
+        let (at, now) = self.watermark();
+        if self.rng.below(6) > 0 {
+            return self.shard.tree.plan_compaction(at, now);
+        }
+        let (a, b) = (self.rng.below(120), self.rng.below(120));
+        let range = KeyRange::from(key(a.min(b))..=key(a.max(b)));
+        match self.shard.tree.plan_full_compaction(&range, at, now) {
+            FullCompaction::Plan(plan) => Some(plan),
+            FullCompaction::Busy | FullCompaction::Nothing => None,
+        }
+    }
+
+    fn background(&mut self) {
+        let tree = Arc::clone(&self.shard.tree);
+        match self.rng.below(8) {
+            0 => self.shard.writer.seal().unwrap(),
+            1 if self.flush.is_none() => {
+                let (at, now) = self.watermark();
+                self.flush = tree.plan_flush(at, now).map(|plan| tree.run_flush(plan, &pace()).unwrap());
+            }
+            2 => {
+                if let Some(output) = self.flush.take() {
+                    tree.install_flush(output, &|| Ok(())).unwrap();
+                }
+            }
+            3 | 4 => {
+                if let Some(plan) = self.plan_compaction() {
+                    self.compactions.push(tree.run_compaction(plan, &pace()).unwrap());
+                }
+            }
+            5 | 6 if !self.compactions.is_empty() => {
+                let place = self.rng.below(self.compactions.len() as u64) as usize;
+                tree.install_compaction(self.compactions.swap_remove(place)).unwrap();
+            }
+            7 if self.rng.below(8) == 0 => {
+                // Given up: what was written goes, what was taken is free again.
+                self.flush = None;
+                self.compactions.clear();
+            }
+            _ => {}
+        }
+    }
+
+    fn step(&mut self) {
+        match self.rng.below(100) {
+            0..45 => self.write(),
+            45..65 => self.background(),
+            65..80 => self.check(false),
+            80..90 => self.check(true),
+            90..94 => self.now += self.rng.below(5),
+            94..96 if self.snapshots.len() < 4 => {
+                let (at, now, view) = (self.shard.seqno, self.now, self.shard.tree.view());
+                self.snapshots.push(Snapshot { at, now, view });
+            }
+            96..98 if !self.snapshots.is_empty() => {
+                let place = self.rng.below(self.snapshots.len() as u64) as usize;
+                self.snapshots.swap_remove(place);
+            }
+            98 => self.check_no_leaks(),
+            99 if self.rng.below(4) == 0 => self.reopen(),
+            _ => {}
+        }
+    }
+
+    fn check_no_leaks(&mut self) {
+        self.snapshots.clear();
+        self.flush = None;
+        self.compactions.clear();
+        assert_eq!(self.shard.table_files(&self.sim), self.shard.live_files());
+    }
+
+    /// Ends the process, or only the shard's life in it, and opens it again.
+    fn reopen(&mut self) {
+        let (options, seqno) = (self.options.clone(), self.shard.seqno);
+        if self.rng.below(2) == 0 {
+            self.check_no_leaks();
+            self.sim = self.sim.kill();
+            guard(&self.sim);
+            self.shard = open_in(&context(&self.sim), &options).unwrap();
+        } else {
+            // Jobs of the former life are still under way, and its snapshots are still read.
+            self.shard.tree.revoke();
+            let context = self.shard.context.clone();
+            let old = std::mem::replace(&mut self.shard, open_in(&context, &options).unwrap());
+            if let Some(output) = self.flush.take() {
+                assert!(old.tree.install_flush(output, &|| Ok(())).is_err());
+            }
+            for output in self.compactions.drain(..) {
+                assert!(old.tree.install_compaction(output).is_err());
+            }
+        }
+        assert!(self.shard.seqno >= seqno, "a sequence number is handed out again");
+    }
+}
+
+fn run(seed: u64, steps: u64, options: TreeOptions) -> (u64, [u64; 3]) {
+    let mut run = Run::new(seed, options);
+    for step in 0..steps {
+        if step == steps / 2 && seed % 4 == 3 {
+            run.check_no_leaks();
+            let tiered = run.options.strategy == Strategy::SizeTiered;
+            run.options.strategy = if tiered { Strategy::Leveled } else { Strategy::SizeTiered };
+            run.reopen();
+        }
+        run.step();
+    }
+    run.shard.tree.verify(&pace()).unwrap();
+    let stats = run.shard.tree.stats();
+    run.snapshots.clear();
+    run.shard.compact_due().unwrap();
+    let (view, now) = (run.shard.tree.view(), run.now);
+    for _ in 0..20 {
+        run.check_scan(&view, SeqNo::MAX.0, now);
+    }
+    drop(view);
+    run.check_no_leaks();
+    run.sim.assert_no_violations();
+    let Run { sim, shard, model, .. } = run;
+    let live = shard.live_files();
+    drop(shard);
+    let left: Vec<_> = sim.paths().into_iter().filter(|path| path.extension().is_some_and(|e| e == "sst")).collect();
+    assert_eq!(left.len(), live.len(), "files leak at close");
+    drop(model);
+    (run.checks, [stats.flushes, stats.compactions, stats.moves])
+}
+
+fn run_seeds(seeds: std::ops::Range<u64>, steps: u64, options: &TreeOptions) {
+    let mut total = (0, [0; 3]);
+    for seed in seeds.clone() {
+        let result = std::panic::catch_unwind(|| run(seed, steps, options.clone()));
+        let (checks, work) = result.unwrap_or_else(|_| panic!("seed {seed} of {steps} steps failed"));
+        total.0 += checks;
+        total.1.iter_mut().zip(work).for_each(|(sum, n)| *sum += n);
+    }
+    let (checks, [flushes, compactions, moves]) = total;
+    println!("{seeds:?}: {checks} checks, {flushes} flushes, {compactions} compactions, {moves} moves");
+    assert!(flushes > 0 && compactions > 0);
+}
+
+#[test]
+fn the_leveled_tree_equals_the_model() {
+    run_seeds(0..60, 1500, &tiny(Strategy::Leveled));
+}
+
+#[test]
+fn the_size_tiered_tree_equals_the_model() {
+    run_seeds(100..160, 1500, &tiny(Strategy::SizeTiered));
+}
+
+#[test]
+fn larger_memtables_and_no_filters_equal_the_model() {
+    let mut options = tiny(Strategy::Leveled);
+    options.memtable_bytes = 16 << 10;
+    options.table_bytes = 4 << 10;
+    for table in &mut options.tables {
+        table.filter_bits_per_key = 0;
+    }
+    run_seeds(200..215, 3000, &options);
+}
