@@ -9,7 +9,6 @@ mod sync {
 }
 
 #[path = "../src/node/turn_gate.rs"]
-#[expect(dead_code, reason = "the model uses part of the gate")]
 mod turn_gate;
 
 use std::{
