@@ -114,7 +114,12 @@ impl Tree {
 
     /// Plans the compaction of everything in `range` into the last level. Call it, and run what it returns, until
     /// it says [`FullCompaction::Nothing`]. Memtables are the caller's to seal and flush before.
-    pub fn plan_full_compaction(&self, range: &KeyRange, oldest_snapshot: SeqNo, now_ms: u64) -> FullCompaction {
+    pub fn plan_full_compaction(
+        &self,
+        range: &KeyRange,
+        oldest_snapshot: SeqNo,
+        now_ms: u64,
+    ) -> FullCompaction {
         let watermark = Watermark { oldest_snapshot, now_ms };
         let planned = self.plan(watermark, |situation| match pick_full(situation, range) {
             FullChoice::Compact(choice) => Ok(choice),
@@ -227,7 +232,9 @@ impl Tree {
             ..VersionEdit::default()
         };
         if inputs.len() != edit.removed.len() {
-            return Err(Error::internal("a compaction's inputs are not all in the version it was planned on"));
+            return Err(Error::internal(
+                "a compaction's inputs are not all in the version it was planned on",
+            ));
         }
         let tables_out = added.len();
         self.install(edit, &mut merged, added, |view, version| ReadView {
@@ -236,7 +243,8 @@ impl Tree {
             version,
             flush_count: view.flush_count,
         })?;
-        let bytes_read = if choice.is_move { 0 } else { choice.inputs.iter().map(|table| table.file_bytes).sum() };
+        let bytes_read =
+            if choice.is_move { 0 } else { choice.inputs.iter().map(|table| table.file_bytes).sum() };
         self.counters.compacted(choice.is_move, bytes_read, merged.bytes());
         Ok(CompactionDone {
             from: choice.from,
@@ -260,7 +268,9 @@ fn merge_of(inputs: &[Arc<TableHandle>], pace: &Arc<dyn Pace>) -> MergeCursor<So
         let record = table.record();
         let of = (record.level, record.run);
         match runs.iter_mut().find(|(run, _)| *run == of) {
-            _ if record.level == Level::L0 => sources.push(SourceCursor::Table(table.table().cursor(source()))),
+            _ if record.level == Level::L0 => {
+                sources.push(SourceCursor::Table(table.table().cursor(source())))
+            }
             Some((_, tables)) => tables.push(Arc::clone(table)),
             None => runs.push((of, vec![Arc::clone(table)])),
         }

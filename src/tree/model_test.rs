@@ -142,7 +142,8 @@ impl Run {
                 let place = self.rng.below(n) as usize;
                 let Snapshot { at, now, view, is_old } = &self.snapshots[place];
                 // A snapshot reads through its own view, and through any later one.
-                let view = if *is_old || self.rng.below(2) == 0 { Arc::clone(view) } else { self.shard.tree.view() };
+                let view =
+                    if *is_old || self.rng.below(2) == 0 { Arc::clone(view) } else { self.shard.tree.view() };
                 (view, *at, *now)
             }
             _ => (self.shard.tree.view(), SeqNo::MAX.0, self.now),
@@ -272,7 +273,8 @@ fn run(seed: u64, steps: u64, options: TreeOptions) -> (u64, [u64; 3]) {
     let Run { sim, shard, model, .. } = run;
     let live = shard.live_files();
     drop(shard);
-    let left: Vec<_> = sim.paths().into_iter().filter(|path| path.extension().is_some_and(|e| e == "sst")).collect();
+    let left: Vec<_> =
+        sim.paths().into_iter().filter(|path| path.extension().is_some_and(|e| e == "sst")).collect();
     assert_eq!(left.len(), live.len(), "files leak at close");
     drop(model);
     (run.checks, [stats.flushes, stats.compactions, stats.moves])

@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    BatchMark, Cut, FullCompaction, Strategy, Tree, TreeContext, TreeOptions, TreeRecovery, TreeWriter, WriteOp,
-    consistent_cut,
+    BatchMark, Cut, FullCompaction, Strategy, Tree, TreeContext, TreeOptions, TreeRecovery, TreeWriter,
+    WriteOp, consistent_cut,
     manifest::{MANIFEST_NAME, read_state},
 };
 use crate::{
@@ -41,7 +41,12 @@ impl Rng {
 
 /// Tiny memtables and tables, so that a few hundred operations reach every level.
 pub(super) fn tiny(strategy: Strategy) -> TreeOptions {
-    let table = TableOptions { block_bytes: 256, restart_interval: 4, filter_bits_per_key: 10, compression: Compression::Lz4 };
+    let table = TableOptions {
+        block_bytes: 256,
+        restart_interval: 4,
+        filter_bits_per_key: 10,
+        compression: Compression::Lz4,
+    };
     TreeOptions {
         memtable_bytes: 2 << 10,
         table_bytes: 1 << 10,
@@ -63,6 +68,8 @@ pub(super) fn shard_dir(shard: u32) -> PathBuf {
 }
 
 pub(super) fn context(sim: &SimStorage) -> TreeContext {
+    // The node makes its data directory durable before it opens a shard. Failures show below.
+    drop(sim.create_dir_all(Path::new("/data")).and_then(|()| sim.sync_dir(Path::new("/"))));
     let storage: Arc<dyn Storage> = Arc::new(sim.clone());
     let files = Arc::new(FileCache::new(Arc::clone(&storage), 3));
     TreeContext::new(storage, Arc::new(BlockCache::new(16 << 10)), files)
@@ -229,7 +236,9 @@ impl Shard {
 
     /// The table files of this shard on disk.
     pub(super) fn table_files(&self, sim: &SimStorage) -> Vec<PathBuf> {
-        let ours = |path: &PathBuf| path.starts_with(self.tree.dir()) && path.extension().is_some_and(|e| e == "sst");
+        let ours = |path: &PathBuf| {
+            path.starts_with(self.tree.dir()) && path.extension().is_some_and(|e| e == "sst")
+        };
         let mut files: Vec<_> = sim.paths().into_iter().filter(ours).collect();
         files.sort();
         files
