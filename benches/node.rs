@@ -55,7 +55,9 @@ fn batch_of_100_across_shards(bencher: Bencher) {
     let next = counter();
     bencher.bench_local(|| {
         let mut batch = WriteBatch::new();
-        (0..100).for_each(|_| drop(batch.put(key(next()), VALUE)));
+        for _ in 0..100 {
+            batch.put(key(next()), VALUE);
+        }
         node.write(batch).unwrap();
     });
 }

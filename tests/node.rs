@@ -144,7 +144,9 @@ fn many_threads_write_one_node_and_nothing_is_lost() {
                     node.put_with(format!("{writer}/{i}"), format!("{i}"), options).unwrap();
                     if i % 50 == 0 {
                         let mut batch = WriteBatch::new();
-                        (0..10).for_each(|k| drop(batch.put(format!("batch/{writer}/{i}/{k}"), "b").len()));
+                        for k in 0..10 {
+                            batch.put(format!("batch/{writer}/{i}/{k}"), "b");
+                        }
                         node.write(batch).unwrap();
                     }
                     node.increment("counter", 1).unwrap();

@@ -2,12 +2,12 @@
 //! failed, 2 the command line or the settings do not fit, 130 told twice to stop.
 //!
 //! ```text
-//!   args.rs ──► mod.rs ──► serve.rs   a node with its Redis server, until SIGINT or SIGTERM
-//!                  └─────► config.rs  what is in force, and where it comes from
+//!   args.rs ──► mod.rs ──► serve.rs      a node with its Redis server, until SIGINT or SIGTERM
+//!                  └─────► effective.rs  what is in force, and where it comes from
 //! ```
 
 mod args;
-mod config;
+mod effective;
 mod log;
 mod serve;
 mod signals;
@@ -43,7 +43,7 @@ pub fn main() -> ExitCode {
     let args = Args::parse();
     let done = match args.command.unwrap_or_else(Command::serve) {
         Command::Serve(args) => load(&args).and_then(serve::serve),
-        Command::Config(args) => config::print(&args),
+        Command::Config(args) => effective::print(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

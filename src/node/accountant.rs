@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The account of all shards.
 #[derive(Debug)]
-pub struct Accountant {
+pub(super) struct Accountant {
     limit: u64,
     shards: Box<[ShardAccount]>,
     active_total: AtomicU64,
@@ -22,7 +22,7 @@ struct ShardAccount {
 
 impl Accountant {
     /// An account of `shards` shards that together may hold `limit` bytes.
-    pub fn new(limit: u64, shards: usize) -> Self {
+    pub(super) fn new(limit: u64, shards: usize) -> Self {
         Self {
             limit,
             shards: (0..shards).map(|_| ShardAccount::default()).collect(),
@@ -33,7 +33,7 @@ impl Accountant {
 
     /// Notes what a shard holds now. Returns the shard that should seal its active memtable, if the active
     /// ones together have reached their half and nobody was asked yet.
-    pub fn note(&self, shard: usize, active: u64, sealed: u64) -> Option<usize> {
+    pub(super) fn note(&self, shard: usize, active: u64, sealed: u64) -> Option<usize> {
         let account = self.shards.get(shard)?;
         change(&account.active, &self.active_total, active);
         change(&account.sealed, &self.sealed_total, sealed);
@@ -46,7 +46,7 @@ impl Accountant {
     }
 
     /// Takes the request to seal this shard's active memtable, if there is one.
-    pub fn take_seal_request(&self, shard: usize) -> bool {
+    pub(super) fn take_seal_request(&self, shard: usize) -> bool {
         // NOTE: read before the swap, because nearly every turn asks and nearly none finds a request.
         self.shards.get(shard).is_some_and(|account| {
             account.seal_asked.load(Ordering::Relaxed) && account.seal_asked.swap(false, Ordering::AcqRel)
@@ -54,13 +54,13 @@ impl Accountant {
     }
 
     /// Whether writers must wait for a flush: the budget is used up, and sealed memtables will give back some.
-    pub fn full(&self) -> bool {
+    pub(super) fn full(&self) -> bool {
         let sealed = self.sealed_total.load(Ordering::Relaxed);
         sealed > 0 && self.active_total.load(Ordering::Relaxed) + sealed >= self.limit
     }
 
     /// Bytes in active and in sealed memtables of all shards.
-    pub fn totals(&self) -> (u64, u64) {
+    pub(super) fn totals(&self) -> (u64, u64) {
         (self.active_total.load(Ordering::Relaxed), self.sealed_total.load(Ordering::Relaxed))
     }
 

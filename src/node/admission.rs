@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 
 /// A bounded number of bytes that may wait at one place.
 #[derive(Clone, Debug)]
-pub struct Admission {
+pub(super) struct Admission {
     bytes: Arc<Semaphore>,
     capacity: u32,
 }
@@ -29,7 +29,7 @@ impl Permit {
 
 impl Admission {
     /// A place where at most `capacity` bytes wait, or one larger item alone.
-    pub fn new(capacity: u64) -> Self {
+    pub(super) fn new(capacity: u64) -> Self {
         let capacity = u32::try_from(capacity).unwrap_or(u32::MAX).max(1);
         let permits = usize::try_from(capacity).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         Self { bytes: Arc::new(Semaphore::new(permits)), capacity }
@@ -39,7 +39,7 @@ impl Admission {
     ///
     /// # Errors
     /// `Closed` after [`Admission::close`].
-    pub async fn acquire(&self, bytes: usize) -> Result<Permit> {
+    pub(super) async fn acquire(&self, bytes: usize) -> Result<Permit> {
         let held = Arc::clone(&self.bytes).acquire_many_owned(self.clamp(bytes)).await;
         held.map(|held| Permit { held }).map_err(|_| Error::closed())
     }
@@ -48,7 +48,7 @@ impl Admission {
     ///
     /// # Errors
     /// `Busy` when too many bytes wait; `Closed` after [`Admission::close`].
-    pub fn try_acquire(&self, bytes: usize) -> Result<Permit> {
+    pub(super) fn try_acquire(&self, bytes: usize) -> Result<Permit> {
         match Arc::clone(&self.bytes).try_acquire_many_owned(self.clamp(bytes)) {
             Ok(held) => Ok(Permit { held }),
             Err(tokio::sync::TryAcquireError::NoPermits) => Err(Error::busy(
@@ -59,12 +59,12 @@ impl Admission {
     }
 
     /// How many bytes wait now.
-    pub fn waiting_bytes(&self) -> u64 {
+    pub(super) fn waiting_bytes(&self) -> u64 {
         u64::from(self.capacity).saturating_sub(self.bytes.available_permits() as u64)
     }
 
     /// Turns away everyone who waits or comes.
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         self.bytes.close();
     }
 

@@ -18,7 +18,7 @@ use super::{env::Clock, options::IoBudget};
 
 /// What a payment is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IoClass {
+pub(super) enum IoClass {
     /// Writing a memtable to a table.
     Flush,
     /// Merging tables, and everything else that can wait.
@@ -32,7 +32,7 @@ const BURST: Duration = Duration::from_millis(100);
 
 /// The bucket; see the module.
 #[derive(Debug)]
-pub struct Budget {
+pub(super) struct Budget {
     clock: Arc<dyn Clock>,
     bytes_per_second: Option<u64>,
     bucket: Mutex<Bucket>,
@@ -50,7 +50,7 @@ struct Bucket {
 
 impl Budget {
     /// A bucket that starts with one burst.
-    pub fn new(rate: IoBudget, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(rate: IoBudget, clock: Arc<dyn Clock>) -> Self {
         let bytes_per_second = match rate {
             IoBudget::BytesPerSecond(rate) => Some(rate.max(1)),
             IoBudget::Auto | IoBudget::Unlimited => None,
@@ -61,7 +61,7 @@ impl Budget {
     }
 
     /// Pays for `bytes`, waiting until the budget has them. Returns false, unpaid, as soon as `revoked` says so.
-    pub fn pay(&self, class: IoClass, bytes: u64, revoked: &dyn Fn() -> bool) -> bool {
+    pub(super) fn pay(&self, class: IoClass, bytes: u64, revoked: &dyn Fn() -> bool) -> bool {
         if revoked() {
             return false;
         }
@@ -82,12 +82,12 @@ impl Budget {
     }
 
     /// All bytes paid so far for this class.
-    pub fn paid(&self, class: IoClass) -> u64 {
+    pub(super) fn paid(&self, class: IoClass) -> u64 {
         self.paid_counter(class).load(Ordering::Relaxed)
     }
 
     /// The rate in bytes per second; none: unlimited.
-    pub fn rate(&self) -> Option<u64> {
+    pub(super) fn rate(&self) -> Option<u64> {
         self.bytes_per_second
     }
 

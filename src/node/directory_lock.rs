@@ -24,7 +24,7 @@ type Key = (usize, PathBuf);
 
 /// A held directory; released on drop.
 #[derive(Debug)]
-pub struct DirectoryLock {
+pub(super) struct DirectoryLock {
     key: Key,
     lock: OnceLock<Box<dyn StorageLock>>,
 }
@@ -34,8 +34,8 @@ impl DirectoryLock {
     ///
     /// # Errors
     /// `Invalid` when another node, of this or another process, is open on it; `Io`.
-    pub fn take(storage: &Arc<dyn Storage>, dir: &Path) -> Result<Self> {
-        let key = (Arc::as_ptr(storage).cast::<()>().addr(), storage_path(dir));
+    pub(super) fn take(storage: &Arc<dyn Storage>, dir: &Path) -> Result<Self> {
+        let key = storage.identity(dir);
         reserve(&key)?;
         // From here on the place in the table is ours; dropping `held` gives it back.
         let held = Self { key, lock: OnceLock::new() };
@@ -51,7 +51,7 @@ impl DirectoryLock {
     }
 
     /// Says that the node is closing: an open of the same directory waits from here on.
-    pub fn mark_closing(&self) {
+    pub(super) fn mark_closing(&self) {
         if let Some(closing) = HELD.0.lock().get_mut(&self.key) {
             *closing = true;
         }
@@ -80,11 +80,6 @@ fn reserve(key: &Key) -> Result<()> {
             Some(false) => return Err(in_use(&key.1, "this process")),
         }
     }
-}
-
-/// One name for one directory, also through a link; the path as it stands where the machine does not know it.
-fn storage_path(dir: &Path) -> PathBuf {
-    dir.canonicalize().unwrap_or_else(|_| dir.to_owned())
 }
 
 fn in_use(dir: &Path, by: &str) -> Error {

@@ -19,7 +19,7 @@ use crate::{
 
 /// How many jobs of each class may run at once on the node.
 #[derive(Debug)]
-pub struct GrantBook {
+pub(super) struct GrantBook {
     flush: Arc<Semaphore>,
     compaction: Arc<Semaphore>,
     budget: Arc<Budget>,
@@ -27,7 +27,7 @@ pub struct GrantBook {
 
 impl GrantBook {
     /// A book with this many places for each class of job.
-    pub fn new(flush: usize, compaction: usize, budget: Arc<Budget>) -> Self {
+    pub(super) fn new(flush: usize, compaction: usize, budget: Arc<Budget>) -> Self {
         Self {
             flush: Arc::new(Semaphore::new(flush)),
             compaction: Arc::new(Semaphore::new(compaction)),
@@ -36,7 +36,7 @@ impl GrantBook {
     }
 
     /// The places that are free now.
-    pub fn free(&self) -> FreeWorkers {
+    pub(super) fn free(&self) -> FreeWorkers {
         FreeWorkers {
             flush: self.flush.available_permits(),
             compaction: self.compaction.available_permits(),
@@ -44,7 +44,7 @@ impl GrantBook {
     }
 
     /// Takes a place for a job of `class` in the incarnation of a shard that `jobs` belongs to.
-    pub fn take(&self, class: IoClass, jobs: &Arc<ShardJobs>) -> Option<Grant> {
+    pub(super) fn take(&self, class: IoClass, jobs: &Arc<ShardJobs>) -> Option<Grant> {
         let places = if class == IoClass::Flush { &self.flush } else { &self.compaction };
         let place = Arc::clone(places).try_acquire_owned().ok()?;
         jobs.counter(class).fetch_add(1, Ordering::AcqRel);
@@ -54,7 +54,7 @@ impl GrantBook {
 
 /// The jobs that run for one incarnation of a shard, and whether they are revoked.
 #[derive(Debug, Default)]
-pub struct ShardJobs {
+pub(super) struct ShardJobs {
     flushes: AtomicUsize,
     compactions: AtomicUsize,
     revoked: AtomicBool,
@@ -62,22 +62,22 @@ pub struct ShardJobs {
 
 impl ShardJobs {
     /// How many jobs of `class` hold a grant.
-    pub fn running(&self, class: IoClass) -> usize {
+    pub(super) fn running(&self, class: IoClass) -> usize {
         self.counter(class).load(Ordering::Acquire)
     }
 
     /// Whether no job holds a grant.
-    pub fn idle(&self) -> bool {
+    pub(super) fn idle(&self) -> bool {
         self.running(IoClass::Flush) == 0 && self.running(IoClass::Compaction) == 0
     }
 
     /// Stops every job at its next chunk. There is no way back.
-    pub fn revoke(&self) {
+    pub(super) fn revoke(&self) {
         self.revoked.store(true, Ordering::Release);
     }
 
     /// Whether the jobs are revoked.
-    pub fn revoked(&self) -> bool {
+    pub(super) fn revoked(&self) -> bool {
         self.revoked.load(Ordering::Acquire)
     }
 
@@ -88,7 +88,7 @@ impl ShardJobs {
 
 /// The right to run one job; see the module.
 #[derive(Debug)]
-pub struct Grant {
+pub(super) struct Grant {
     class: IoClass,
     budget: Arc<Budget>,
     jobs: Arc<ShardJobs>,

@@ -27,7 +27,7 @@ impl NodeCore {
     ///
     /// # Errors
     /// `Poisoned` when a shard's sync fails now or failed before; `Closed`.
-    pub async fn sync_all(self: &Arc<Self>) -> Result<()> {
+    pub(super) async fn sync_all(self: &Arc<Self>) -> Result<()> {
         self.lifecycle.check_open()?;
         for slot in &self.shards {
             slot.load().open()?;
@@ -47,7 +47,7 @@ impl NodeCore {
     ///
     /// # Errors
     /// Why a shard is not open or its flush fails.
-    pub async fn flush_all(&self, caller: Caller) -> Result<()> {
+    pub(super) async fn flush_all(&self, caller: Caller) -> Result<()> {
         self.lifecycle.check_open()?;
         let mut waiting = vec![];
         for index in 0..self.shards.len() {
@@ -79,7 +79,7 @@ impl NodeCore {
     ///
     /// # Errors
     /// As [`NodeCore::flush_all`].
-    pub async fn settle_all(&self, caller: Caller) -> Result<()> {
+    pub(super) async fn settle_all(&self, caller: Caller) -> Result<()> {
         self.flush_all(caller).await?;
         for index in 0..self.shards.len() {
             let shard = self.shard(index)?;
@@ -118,7 +118,7 @@ impl NodeCore {
     ///
     /// # Errors
     /// Why a shard is not open or its compaction fails; `Closed`.
-    pub async fn compact_range(self: &Arc<Self>, range: KeyRange, caller: Caller) -> Result<()> {
+    pub(super) async fn compact_range(self: &Arc<Self>, range: KeyRange, caller: Caller) -> Result<()> {
         range.check()?;
         self.flush_all(caller).await?;
         let shards = (0..self.shards.len()).map(|index| self.shard(index)).collect::<Result<Vec<_>>>()?;
@@ -165,7 +165,7 @@ impl NodeCore {
     ///
     /// # Errors
     /// Why a shard could not be re-opened; the others are.
-    pub async fn reopen_shards(self: &Arc<Self>) -> Result<()> {
+    pub(super) async fn reopen_shards(self: &Arc<Self>) -> Result<()> {
         self.lifecycle.check_open()?;
         let (reply, answer) = oneshot::channel();
         reopen::start(self, Some(reply));

@@ -33,7 +33,7 @@ pub mod messages;
 mod node_core;
 mod node_file;
 mod open;
-pub mod options;
+pub(crate) mod options;
 mod pin;
 mod put_options;
 mod read_path;

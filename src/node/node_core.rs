@@ -34,7 +34,7 @@ use super::{
 use crate::{
     error::{Error, ErrorKind, Result},
     ids::{BatchId, SeqNo},
-    table::{BlockCache, FileCache},
+    table::BlockCache,
     tree::{TreeContext, TreeOptions},
 };
 
@@ -47,7 +47,6 @@ pub(super) struct NodeCore {
     pub tree_context: TreeContext,
     pub tree_options: TreeOptions,
     pub cache: Arc<BlockCache>,
-    pub files: Arc<FileCache>,
     /// One place a shard: its present incarnation, or why it could not be opened.
     pub shards: Box<[ShardSlot]>,
     pub accountant: Accountant,
@@ -96,7 +95,7 @@ pub(super) enum ShardState {
 }
 
 impl ShardState {
-    pub fn open(&self) -> Result<&Arc<ShardCore>> {
+    pub(super) fn open(&self) -> Result<&Arc<ShardCore>> {
         match self {
             Self::Open(core) => Ok(core),
             Self::Refused(error) => Err(error.clone()),
@@ -127,7 +126,7 @@ pub(super) struct Lifecycle {
 }
 
 impl Lifecycle {
-    pub fn new(lock: DirectoryLock) -> Self {
+    pub(super) fn new(lock: DirectoryLock) -> Self {
         Self {
             state: AtomicU8::new(OPEN),
             lock: Mutex::new(Some(lock)),
@@ -137,12 +136,12 @@ impl Lifecycle {
     }
 
     /// Fails once the node closes.
-    pub fn check_open(&self) -> Result<()> {
+    pub(super) fn check_open(&self) -> Result<()> {
         if self.state.load(Ordering::Acquire) == OPEN { Ok(()) } else { Err(Error::closed()) }
     }
 
     /// Begins to close; true for the first caller only.
-    pub fn begin_close(&self) -> bool {
+    pub(super) fn begin_close(&self) -> bool {
         let first = self.state.compare_exchange(OPEN, CLOSING, Ordering::AcqRel, Ordering::Acquire).is_ok();
         if first && let Some(lock) = &*self.lock.lock() {
             lock.mark_closing();
@@ -151,7 +150,7 @@ impl Lifecycle {
     }
 
     /// The close is done: releases the directory and tells everyone who waits.
-    pub fn finish_close(&self, result: Result<()>) {
+    pub(super) fn finish_close(&self, result: Result<()>) {
         self.state.store(CLOSED, Ordering::Release);
         drop(self.lock.lock().take());
         self.closed.send_replace(Some(result));
@@ -175,7 +174,7 @@ pub(super) struct Parts {
 }
 
 impl NodeCore {
-    pub fn new(parts: Parts) -> Self {
+    pub(super) fn new(parts: Parts) -> Self {
         let Parts { options, env, record, tree_context, tree_options, shards, pools, budget, .. } = parts;
         Self {
             router: Router { hash_seed: record.hash_seed, shards: record.shards },
@@ -183,7 +182,6 @@ impl NodeCore {
             grants: GrantBook::new(options.flush_workers, options.compaction_workers, Arc::clone(&budget)),
             message_admission: Admission::new(options.queue_bytes / 4),
             cache: Arc::clone(&tree_context.cache),
-            files: Arc::clone(&tree_context.files),
             batch_lane: Mutex::new(Some(parts.batch_lane)),
             void_batches: Mutex::default(),
             coordinator: OnceLock::new(),
@@ -210,33 +208,33 @@ impl NodeCore {
     ///
     /// # Errors
     /// Why the shard did not open.
-    pub fn shard(&self, index: usize) -> Result<Arc<ShardCore>> {
+    pub(super) fn shard(&self, index: usize) -> Result<Arc<ShardCore>> {
         let slot = self.shards.get(index).ok_or_else(|| Error::internal("a shard index beyond the node's"))?;
         slot.load().open().cloned()
     }
 
     /// How many bytes may wait at one shard: twice its even share, so that a hot shard may have more.
-    pub fn shard_queue_bytes(&self) -> u64 {
+    pub(super) fn shard_queue_bytes(&self) -> u64 {
         (self.options.queue_bytes * 2 / u64::from(self.record.shards)).clamp(1, self.options.queue_bytes)
     }
 
     /// Every shard that is open.
-    pub fn open_shards(&self) -> impl Iterator<Item = Arc<ShardCore>> + '_ {
+    pub(super) fn open_shards(&self) -> impl Iterator<Item = Arc<ShardCore>> + '_ {
         self.shards.iter().filter_map(|slot| slot.load().open().ok().cloned())
     }
 
     /// Takes `count` sequence numbers; returns the first.
-    pub fn take_seqnos(&self, count: u64) -> SeqNo {
+    pub(super) fn take_seqnos(&self, count: u64) -> SeqNo {
         SeqNo(self.next_seqno.fetch_add(count, Ordering::AcqRel))
     }
 
     /// The next sequence number that a turn will take: no read that begins later sees less than what is below it.
-    pub fn seqno_watermark(&self) -> SeqNo {
+    pub(super) fn seqno_watermark(&self) -> SeqNo {
         SeqNo(self.next_seqno.load(Ordering::Acquire))
     }
 
     /// The node's time in milliseconds since the epoch; never goes backwards.
-    pub fn now_ms(&self) -> u64 {
+    pub(super) fn now_ms(&self) -> u64 {
         let wall = self.env.clock.wall_ms();
         self.clock_ms.fetch_max(wall, Ordering::AcqRel).max(wall)
     }
@@ -246,7 +244,7 @@ impl NodeCore {
     ///
     /// # Errors
     /// `Poisoned` when a sync fails now or failed before.
-    pub fn sync_with_batches(&self, shard: &ShardCore) -> Result<()> {
+    pub(super) fn sync_with_batches(&self, shard: &ShardCore) -> Result<()> {
         let others: Vec<_> = self
             .open_shards()
             .filter(|other| other.index != shard.index && other.tree.wal().has_unsynced_batch())
@@ -258,7 +256,7 @@ impl NodeCore {
     ///
     /// # Errors
     /// `Poisoned` when a sync fails now or failed before.
-    pub fn sync_all_batches(&self) -> Result<()> {
+    pub(super) fn sync_all_batches(&self) -> Result<()> {
         let with_batches: Vec<_> =
             self.open_shards().filter(|shard| shard.tree.wal().has_unsynced_batch()).collect();
         match with_batches.split_first() {
@@ -268,7 +266,7 @@ impl NodeCore {
     }
 
     /// Syncs one log on this thread and the others beside it.
-    pub fn sync_logs(&self, mine: &ShardCore, others: &[Arc<ShardCore>]) -> Result<()> {
+    pub(super) fn sync_logs(&self, mine: &ShardCore, others: &[Arc<ShardCore>]) -> Result<()> {
         let (done, results) = flume::unbounded();
         for other in others {
             let (wal, done) = (Arc::clone(other.tree.wal()), done.clone());
@@ -286,7 +284,7 @@ impl NodeCore {
     }
 
     /// Logs a failed sync of a shard's log; the log itself refuses everything from then on.
-    pub fn note_sync(&self, shard: &ShardCore, result: Result<()>) -> Result<()> {
+    pub(super) fn note_sync(&self, shard: &ShardCore, result: Result<()>) -> Result<()> {
         if let Err(error) = &result
             && shard.check_writable().is_ok()
         {
@@ -303,13 +301,13 @@ impl NodeCore {
         result
     }
 
-    pub fn note_append_failure(&self, shard: &ShardCore, error: &Error) {
+    pub(super) fn note_append_failure(&self, shard: &ShardCore, error: &Error) {
         tracing::warn!(shard = shard.index, error = %error, "a write could not be appended to the log");
         self.tell_news(shard);
     }
 
     /// Brings the account of a shard's memory up to date, and has whoever should seal do so.
-    pub fn note_memory(&self, shard: &ShardCore) {
+    pub(super) fn note_memory(&self, shard: &ShardCore) {
         let load = shard.tree.load();
         if load.flush_due || shard.tree.wants_segment() {
             self.tell_news(shard);
@@ -323,7 +321,7 @@ impl NodeCore {
     }
 
     /// Has the coordinator look at the shards, once until it does.
-    pub fn tell_news(&self, shard: &ShardCore) {
+    pub(super) fn tell_news(&self, shard: &ShardCore) {
         if !shard.news.swap(true, Ordering::AcqRel)
             && let Some(coordinator) = self.coordinator.get()
         {
@@ -332,14 +330,14 @@ impl NodeCore {
     }
 
     /// Tells the coordinator that this incarnation is dead.
-    pub fn tell_failed(&self, shard: &ShardCore) {
+    pub(super) fn tell_failed(&self, shard: &ShardCore) {
         if let Some(coordinator) = self.coordinator.get() {
             coordinator.do_send(ShardFailed { shard: shard.index });
         }
     }
 
     /// Tells everyone who waits for background work that something has changed.
-    pub fn note_progress(&self) {
+    pub(super) fn note_progress(&self) {
         self.progress.send_modify(|count| *count = count.wrapping_add(1));
         self.memory_freed.notify_waiters();
     }
@@ -348,7 +346,7 @@ impl NodeCore {
     ///
     /// # Errors
     /// Why this shard's flushes fail, if that is what is being waited for; `Closed`.
-    pub async fn wait_for_memory(&self, shard: &ShardCore) -> Result<()> {
+    pub(super) async fn wait_for_memory(&self, shard: &ShardCore) -> Result<()> {
         if !self.accountant.full() {
             return Ok(());
         }

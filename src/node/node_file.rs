@@ -28,12 +28,12 @@ const COMPARATOR: &[u8] = b"bytewise";
 const FORMAT_VERSION: u32 = 1;
 
 /// The name of the node file.
-pub const NODE_FILE: &str = "NODE";
+pub(super) const NODE_FILE: &str = "NODE";
 const NODE_FILE_NEW: &str = "NODE.new";
 
 /// What NODE holds.
 #[derive(Archive, Serialize, Clone, Debug, PartialEq, Eq)]
-pub struct NodeRecord {
+pub(super) struct NodeRecord {
     /// The version of the whole directory's format.
     pub format_version: u32,
     /// Features that an older version may ignore.
@@ -52,7 +52,7 @@ pub struct NodeRecord {
 
 impl NodeRecord {
     /// The record of a new node.
-    pub fn new(shards: u32, hash_seed: u64, node_id: (u64, u64)) -> Self {
+    pub(super) fn new(shards: u32, hash_seed: u64, node_id: (u64, u64)) -> Self {
         Self {
             format_version: FORMAT_VERSION,
             compatible_features: 0,
@@ -67,7 +67,7 @@ impl NodeRecord {
 
 /// What a directory is.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Directory {
+pub(super) enum Directory {
     /// A node's.
     Node(NodeRecord),
     /// One whose making was interrupted: nothing in it was ever acked.
@@ -80,7 +80,7 @@ pub enum Directory {
 ///
 /// # Errors
 /// `Corruption` for a damaged NODE, `Invalid` for one of another version or kind, `Io`.
-pub fn inspect(storage: &dyn Storage, dir: &Path) -> Result<Directory> {
+pub(super) fn inspect(storage: &dyn Storage, dir: &Path) -> Result<Directory> {
     let path = dir.join(NODE_FILE);
     match storage.open(&path, OpenMode::Read) {
         Ok(file) => {
@@ -111,7 +111,7 @@ pub fn inspect(storage: &dyn Storage, dir: &Path) -> Result<Directory> {
 ///
 /// # Errors
 /// `NoSpace` or `Io`.
-pub fn begin_making(storage: &dyn Storage, dir: &Path, record: &NodeRecord) -> Result<()> {
+pub(super) fn begin_making(storage: &dyn Storage, dir: &Path, record: &NodeRecord) -> Result<()> {
     let path = dir.join(NODE_FILE_NEW);
     if let Err(error) = storage.remove_file(&path)
         && error.kind() != io::ErrorKind::NotFound
@@ -132,7 +132,7 @@ pub fn begin_making(storage: &dyn Storage, dir: &Path, record: &NodeRecord) -> R
 ///
 /// # Errors
 /// `Io`.
-pub fn finish_making(storage: &dyn Storage, dir: &Path) -> Result<()> {
+pub(super) fn finish_making(storage: &dyn Storage, dir: &Path) -> Result<()> {
     let path = dir.join(NODE_FILE);
     storage
         .rename(&dir.join(NODE_FILE_NEW), &path)

@@ -120,7 +120,7 @@ impl NodeOptions {
 }
 
 /// The most shards a node may have: their directories have four digits.
-pub const MAX_SHARDS: u32 = 1024;
+pub(crate) const MAX_SHARDS: u32 = 1024;
 
 /// What an ack promises.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

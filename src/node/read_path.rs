@@ -20,7 +20,7 @@ impl NodeCore {
     ///
     /// # Errors
     /// `Invalid`, `Closed`, `Io`, `Corruption`.
-    pub fn get_blocking(&self, key: &[u8]) -> Result<Option<Bytes>> {
+    pub(super) fn get_blocking(&self, key: &[u8]) -> Result<Option<Bytes>> {
         match self.look_up(key, ReadMode::Blocking)? {
             Lookup::WouldBlock => Err(Error::internal("a blocking read would block")),
             lookup => Ok(self.visible(lookup)),
@@ -39,7 +39,7 @@ impl NodeCore {
     ///
     /// # Errors
     /// `Invalid`, `Closed`, `Io`, `Corruption`.
-    pub async fn get_async(self: &Arc<Self>, key: Bytes) -> Result<Option<Bytes>> {
+    pub(super) async fn get_async(self: &Arc<Self>, key: Bytes) -> Result<Option<Bytes>> {
         if let Ok(value) = self.get_now(&key)? {
             return Ok(value);
         }
@@ -51,7 +51,7 @@ impl NodeCore {
     ///
     /// # Errors
     /// `Invalid`, `Closed`, `Io`, `Corruption`.
-    pub async fn multi_get_async(self: &Arc<Self>, keys: Vec<Bytes>) -> Result<Vec<Option<Bytes>>> {
+    pub(super) async fn multi_get_async(self: &Arc<Self>, keys: Vec<Bytes>) -> Result<Vec<Option<Bytes>>> {
         let mut values = Vec::with_capacity(keys.len());
         let mut cold = vec![];
         for (place, key) in keys.iter().enumerate() {
@@ -77,7 +77,7 @@ impl NodeCore {
     }
 
     /// What a view says of a key, memory and tables together; for the base of an update.
-    pub async fn read_view(
+    pub(super) async fn read_view(
         &self,
         view: Arc<ReadView>,
         hash: KeyHash,
@@ -99,7 +99,7 @@ impl NodeCore {
     ///
     /// # Errors
     /// `Closed`; `Internal` when the read panics.
-    pub async fn on_read_worker<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    pub(super) async fn on_read_worker<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         let job = Box::new(move || {
             let _ = reply.send(read());

@@ -41,7 +41,7 @@ pub(super) struct OwnedWrite {
 }
 
 impl OwnedWrite {
-    pub fn op(&self) -> WriteOp<'_> {
+    pub(super) fn op(&self) -> WriteOp<'_> {
         WriteOp {
             hash: self.hash,
             key: &self.key,
@@ -82,7 +82,7 @@ pub(super) enum StepResult {
 
 impl WriteRequest {
     /// Tells the caller that nothing of the request was written.
-    pub fn refuse(self, error: &Error) {
+    pub(super) fn refuse(self, error: &Error) {
         match self.work {
             Work::Steps { steps, reply } => {
                 let _ = reply.send(steps.iter().map(|_| StepResult::Failed(error.clone())).collect());

@@ -4,7 +4,7 @@ use crate::key::KeyHash;
 
 /// Routes keys to shards. Seed and shard count come from the node's NODE file and never change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Router {
+pub(super) struct Router {
     /// The seed of the key hash.
     pub hash_seed: u64,
     /// The number of shards, at least 1.
@@ -14,13 +14,13 @@ pub struct Router {
 impl Router {
     /// The key's hash.
     #[inline]
-    pub fn hash(self, key: &[u8]) -> KeyHash {
+    pub(super) fn hash(self, key: &[u8]) -> KeyHash {
         KeyHash::of(key, self.hash_seed)
     }
 
     /// The shard of a hash.
     #[inline]
-    pub fn shard(self, hash: KeyHash) -> usize {
+    pub(super) fn shard(self, hash: KeyHash) -> usize {
         hash.shard(self.shards) as usize
     }
 }

@@ -32,11 +32,11 @@ pub(super) struct ScanPlan {
 }
 
 impl ScanPlan {
-    pub fn new(range: KeyRange) -> Self {
+    pub(super) fn new(range: KeyRange) -> Self {
         Self { range, reverse: false, limit: usize::MAX }
     }
 
-    pub fn prefix(&mut self, prefix: &[u8]) {
+    pub(super) fn prefix(&mut self, prefix: &[u8]) {
         self.range = self.range.intersect(&KeyRange::prefix(prefix));
     }
 }
@@ -82,7 +82,7 @@ impl ShardsScan {
     ///
     /// # Errors
     /// `Invalid` for an inverted range; why a shard is not open; `Io`; `Corruption`.
-    pub fn open(core: &NodeCore, plan: &ScanPlan) -> Result<Self> {
+    pub(super) fn open(core: &NodeCore, plan: &ScanPlan) -> Result<Self> {
         plan.range.check()?;
         core.lifecycle.check_open()?;
         let now_ms = core.now_ms();
@@ -97,7 +97,7 @@ impl ShardsScan {
         Ok(scan)
     }
 
-    pub fn next(&mut self) -> Result<Option<Pair>> {
+    pub(super) fn next(&mut self) -> Result<Option<Pair>> {
         if self.left == 0 {
             return Ok(None);
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// What the scheduler knows of one shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct ShardLoad {
+pub(super) struct ShardLoad {
     /// The shard's index.
     pub shard: usize,
     /// Bytes in sealed memtables that wait to be flushed.
@@ -24,7 +24,7 @@ pub struct ShardLoad {
 
 /// How many jobs of each kind may start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FreeWorkers {
+pub(super) struct FreeWorkers {
     /// Flushes.
     pub flush: usize,
     /// Compactions.
@@ -33,7 +33,7 @@ pub struct FreeWorkers {
 
 /// A job that may start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
+pub(super) enum Decision {
     /// Flush the shard with this index.
     Flush(usize),
     /// Compact in the shard with this index.
@@ -45,7 +45,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Chooses the jobs to start now. Flushes go first, most bytes first; then compactions, by score, which
 /// grows with waiting; a shard with fewer running compactions goes before its equals.
-pub fn decide(now: Duration, loads: &[ShardLoad], free: FreeWorkers) -> Vec<Decision> {
+pub(super) fn decide(now: Duration, loads: &[ShardLoad], free: FreeWorkers) -> Vec<Decision> {
     let ready = |load: &&ShardLoad| load.not_before.is_none_or(|at| at <= now);
     let mut flushes: Vec<_> =
         loads.iter().filter(ready).filter(|load| load.sealed_bytes > 0 && !load.flush_running).collect();

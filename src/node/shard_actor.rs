@@ -20,7 +20,7 @@ pub(super) struct ShardActor {
 }
 
 impl ShardActor {
-    pub fn new(core: Arc<NodeCore>, shard: Arc<ShardCore>) -> Self {
+    pub(super) fn new(core: Arc<NodeCore>, shard: Arc<ShardCore>) -> Self {
         Self { core, shard }
     }
 }

@@ -55,7 +55,7 @@ pub(super) struct Turn<'a> {
 const QUICK_TURN_NS: u64 = 200_000;
 
 impl ShardCore {
-    pub fn new(
+    pub(super) fn new(
         index: usize,
         tree: Arc<Tree>,
         writer: TreeWriter,
@@ -80,20 +80,20 @@ impl ShardCore {
     }
 
     /// Takes the turn for a caller in place: only if the shard is idle and nobody waits in its inbox.
-    pub fn try_turn_in_place(&self) -> Option<Turn<'_>> {
+    pub(super) fn try_turn_in_place(&self) -> Option<Turn<'_>> {
         if !self.inbox.is_empty() {
             return None;
         }
         self.try_turn()
     }
 
-    pub fn try_turn(&self) -> Option<Turn<'_>> {
+    pub(super) fn try_turn(&self) -> Option<Turn<'_>> {
         let permit = self.gate.try_acquire()?;
         Some(Turn { writer: self.writer.lock(), _permit: permit })
     }
 
     /// Takes the turn, waiting in the order of asking.
-    pub async fn turn(&self) -> Turn<'_> {
+    pub(super) async fn turn(&self) -> Turn<'_> {
         let permit = self.gate.acquire().await;
         Turn { writer: self.writer.lock(), _permit: permit }
     }
@@ -102,7 +102,7 @@ impl ShardCore {
     ///
     /// # Errors
     /// Why it does not.
-    pub fn check_writable(&self) -> Result<()> {
+    pub(super) fn check_writable(&self) -> Result<()> {
         if self.sick.load(Ordering::Acquire)
             && let Some(error) = &*self.health.lock()
         {
@@ -112,23 +112,23 @@ impl ShardCore {
     }
 
     /// The shard takes no more writes, for this reason. The first reason stays.
-    pub fn fail(&self, error: Error) {
+    pub(super) fn fail(&self, error: Error) {
         self.health.lock().get_or_insert(error);
         self.sick.store(true, Ordering::Release);
     }
 
     /// Why the shard takes no writes, if it does not.
-    pub fn health(&self) -> Option<Error> {
+    pub(super) fn health(&self) -> Option<Error> {
         self.health.lock().clone()
     }
 
-    pub fn note_turn(&self, nanos: u64) {
+    pub(super) fn note_turn(&self, nanos: u64) {
         let before = self.recent_turn_ns.load(Ordering::Relaxed);
         self.recent_turn_ns.store(before - before / 8 + nanos / 8, Ordering::Relaxed);
     }
 
     /// Whether turns were quick lately.
-    pub fn turns_are_quick(&self) -> bool {
+    pub(super) fn turns_are_quick(&self) -> bool {
         self.recent_turn_ns.load(Ordering::Relaxed) < QUICK_TURN_NS
     }
 
@@ -136,7 +136,7 @@ impl ShardCore {
     ///
     /// # Errors
     /// Why this incarnation takes no writes. The request itself may then have been answered already.
-    pub async fn send(&self, request: WriteRequest) -> Result<()> {
+    pub(super) async fn send(&self, request: WriteRequest) -> Result<()> {
         self.check_writable()?;
         self.inbox.send_async(request).await.map_err(|_| Error::closed())?;
         self.refuse_waiting_if_sick();
@@ -144,7 +144,7 @@ impl ShardCore {
     }
 
     /// What waits, for the actor.
-    pub fn waiting(&self) -> flume::Receiver<WriteRequest> {
+    pub(super) fn waiting(&self) -> flume::Receiver<WriteRequest> {
         self.waiting.clone()
     }
 
@@ -152,24 +152,24 @@ impl ShardCore {
     ///
     /// IMPORTANT: called after the incarnation was marked, and by everyone who queued a request, after that:
     /// whichever comes second sees the other, so no request is left behind when the actor is gone.
-    pub fn refuse_waiting_if_sick(&self) {
+    pub(super) fn refuse_waiting_if_sick(&self) {
         if let Err(error) = self.check_writable() {
             self.waiting.try_iter().for_each(|request| request.refuse(&error));
         }
     }
 
     /// Asks for a turn that seals. Full inboxes are fine: each turn looks for the request in the account.
-    pub fn ask_to_seal(&self) {
+    pub(super) fn ask_to_seal(&self) {
         let request =
             WriteRequest { work: Work::Seal { reply: None }, durability: Durability::Buffered, _permit: None };
         let _ = self.inbox.try_send(request);
     }
 
-    pub fn set_job_error(&self, error: Option<Error>) {
+    pub(super) fn set_job_error(&self, error: Option<Error>) {
         *self.job_error.lock() = error;
     }
 
-    pub fn job_error(&self) -> Option<Error> {
+    pub(super) fn job_error(&self) -> Option<Error> {
         self.job_error.lock().clone()
     }
 }

@@ -28,6 +28,8 @@ pub struct NodeStats {
     pub flush_io_bytes: u64,
     /// Background bytes that compactions have read and written since the open.
     pub compaction_io_bytes: u64,
+    /// The I/O budget in bytes per second; `None`: unlimited.
+    pub io_budget_bytes_per_second: Option<u64>,
     /// How often a writer waited because the memtables were full.
     pub stalls: u64,
     /// How long writers waited so, together.
@@ -55,7 +57,7 @@ impl NodeCore {
     ///
     /// # Errors
     /// `Closed`.
-    pub fn stats(&self) -> Result<NodeStats> {
+    pub(super) fn stats(&self) -> Result<NodeStats> {
         self.lifecycle.check_open()?;
         let (active, sealed) = self.accountant.totals();
         let cache = self.cache.stats();
@@ -68,6 +70,7 @@ impl NodeCore {
             block_cache_misses: cache.misses,
             flush_io_bytes: self.budget.paid(IoClass::Flush),
             compaction_io_bytes: self.budget.paid(IoClass::Compaction),
+            io_budget_bytes_per_second: self.budget.rate(),
             stalls: self.counters.stalls.load(Ordering::Relaxed),
             stalled: Duration::from_nanos(self.counters.stall_ns.load(Ordering::Relaxed)),
             reopens: self.counters.reopens.load(Ordering::Relaxed),

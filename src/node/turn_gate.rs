@@ -25,7 +25,7 @@ const RUNNING_WAITERS: u32 = 2;
 
 /// The gate; see the module.
 #[derive(Debug)]
-pub struct TurnGate {
+pub(super) struct TurnGate {
     state: AtomicU32,
     waiters: Mutex<VecDeque<Arc<Waiter>>>,
 }
@@ -47,12 +47,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl TurnGate {
     /// An idle gate.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { state: AtomicU32::new(IDLE), waiters: Mutex::new(VecDeque::new()) }
     }
 
     /// Takes the turn if nobody has it.
-    pub fn try_acquire(&self) -> Option<TurnPermit<'_>> {
+    pub(super) fn try_acquire(&self) -> Option<TurnPermit<'_>> {
         self.state
             .compare_exchange(IDLE, RUNNING, Ordering::Acquire, Ordering::Relaxed)
             .is_ok()
@@ -60,7 +60,7 @@ impl TurnGate {
     }
 
     /// Takes the turn, waiting behind those who asked before. Dropping the future gives the place up.
-    pub fn acquire(&self) -> Acquire<'_> {
+    pub(super) fn acquire(&self) -> Acquire<'_> {
         Acquire { gate: self, waiter: None }
     }
 
@@ -129,7 +129,7 @@ impl Default for TurnGate {
 /// The turn itself; released on drop.
 #[derive(Debug)]
 #[must_use = "dropping the permit ends the turn"]
-pub struct TurnPermit<'a> {
+pub(super) struct TurnPermit<'a> {
     gate: &'a TurnGate,
 }
 
@@ -142,7 +142,7 @@ impl Drop for TurnPermit<'_> {
 /// Waits for the turn; made by [`TurnGate::acquire`].
 #[derive(Debug)]
 #[must_use = "a future does nothing until it is polled"]
-pub struct Acquire<'a> {
+pub(super) struct Acquire<'a> {
     gate: &'a TurnGate,
     waiter: Option<Arc<Waiter>>,
 }

@@ -12,11 +12,11 @@ use super::env::Threads;
 use crate::error::{Error, ErrorKind, Result};
 
 /// One unit of work.
-pub type Job = Box<dyn FnOnce() + Send>;
+pub(super) type Job = Box<dyn FnOnce() + Send>;
 
 /// A set of worker threads.
 #[derive(Debug)]
-pub struct WorkerPool {
+pub(super) struct WorkerPool {
     name: &'static str,
     queue: Mutex<Option<flume::Sender<Job>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -27,7 +27,7 @@ impl WorkerPool {
     ///
     /// # Errors
     /// `Io` when a thread cannot be started.
-    pub fn start(threads: &dyn Threads, name: &'static str, count: usize, capacity: usize) -> Result<Self> {
+    pub(super) fn start(threads: &dyn Threads, name: &'static str, count: usize, capacity: usize) -> Result<Self> {
         let (sender, receiver) = flume::bounded::<Job>(capacity);
         let mut handles = Vec::with_capacity(count);
         for i in 0..count {
@@ -51,7 +51,7 @@ impl WorkerPool {
     ///
     /// # Errors
     /// `Closed` after [`WorkerPool::stop`].
-    pub fn submit(&self, job: Job) -> Result<()> {
+    pub(super) fn submit(&self, job: Job) -> Result<()> {
         self.sender()?.send(job).map_err(|_| Error::closed())
     }
 
@@ -59,13 +59,13 @@ impl WorkerPool {
     ///
     /// # Errors
     /// `Closed` after [`WorkerPool::stop`].
-    pub async fn submit_async(&self, job: Job) -> Result<()> {
+    pub(super) async fn submit_async(&self, job: Job) -> Result<()> {
         let sender = self.sender()?;
         sender.send_async(job).await.map_err(|_| Error::closed())
     }
 
     /// Lets the queued jobs finish and ends the threads. A worker that calls this does not wait for itself.
-    pub fn stop(&self) {
+    pub(super) fn stop(&self) {
         self.queue.lock().take();
         for handle in std::mem::take(&mut *self.threads.lock()) {
             if handle.thread().id() != std::thread::current().id() && handle.join().is_err() {

@@ -43,7 +43,7 @@ pub(super) struct LoneWrite<'a> {
 
 impl NodeCore {
     /// Writes one key on this thread, if its shard is idle and the thread may.
-    pub fn try_write_in_place(
+    pub(super) fn try_write_in_place(
         &self,
         write: &LoneWrite<'_>,
         durability: Durability,
@@ -70,7 +70,7 @@ impl NodeCore {
     ///
     /// # Errors
     /// As a put.
-    pub async fn write_one(
+    pub(super) async fn write_one(
         &self,
         key: Bytes,
         value: Option<Bytes>,
@@ -101,7 +101,7 @@ impl NodeCore {
     }
 
     /// Runs steps; same-shard ones in their order, in one turn where they can.
-    pub async fn run_steps(
+    pub(super) async fn run_steps(
         &self,
         steps: Vec<Step>,
         durability: Durability,
@@ -128,7 +128,7 @@ impl NodeCore {
     ///
     /// # Errors
     /// As a put.
-    pub async fn write_batch(&self, batch: WriteBatch, caller: Caller, permit: Option<Permit>) -> Result<()> {
+    pub(super) async fn write_batch(&self, batch: WriteBatch, caller: Caller, permit: Option<Permit>) -> Result<()> {
         batch.check()?;
         self.lifecycle.check_open()?;
         let durability = batch.durability.unwrap_or(self.options.durability);
@@ -181,7 +181,7 @@ impl NodeCore {
     ///
     /// # Errors
     /// Nothing was written: the shard takes no writes, or the node is closed.
-    pub async fn dispatch(
+    pub(super) async fn dispatch(
         &self,
         shard: &Arc<ShardCore>,
         work: Work,

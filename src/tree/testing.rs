@@ -59,7 +59,7 @@ pub(super) fn hash(key: &[u8]) -> KeyHash {
 }
 
 pub(super) fn shard_dir(shard: u32) -> PathBuf {
-    PathBuf::from(format!("data/shard-{:04}", shard))
+    PathBuf::from(format!("/data/shard-{shard:04}"))
 }
 
 pub(super) fn context(sim: &SimStorage) -> TreeContext {

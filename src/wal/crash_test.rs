@@ -276,3 +276,45 @@ fn what_was_synced_survives_and_nothing_else_appears() {
     assert!(work.recoveries_cut_short > 500 && work.lost > 1_000 && work.failed > 500, "{work:?}");
     assert!(work.poisoned > 50 && work.unknown_stood > 50 && work.rotations > 500, "{work:?}");
 }
+
+#[test]
+fn syncs_that_run_beside_appends_and_rotations_ack_only_what_is_durable() {
+    let mut acked_frames = 0;
+    for seed in 0..150 {
+        let sim = SimStorage::new(seed);
+        sim.create_dir_all(dir()).unwrap();
+        for parent in dir().ancestors() {
+            sim.sync_dir(parent).unwrap();
+        }
+        let storage: Arc<dyn Storage> = Arc::new(sim.clone());
+        let mut log = TestLog::open(&storage, options());
+        let (sync, pool) = (Arc::clone(&log.sync), Arc::clone(&log.pool));
+        let acked = std::thread::scope(|scope| {
+            let syncers: Vec<_> = (0..2)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let mut acked = LogPosition::default();
+                        for _ in 0..30 {
+                            let written = sync.written();
+                            acked = sync.sync().unwrap();
+                            assert!(acked >= written);
+                            drop(pool.prepare());
+                        }
+                        acked
+                    })
+                })
+                .collect();
+            for i in 0..120 {
+                log.put(&format!("key {i}"), &"v".repeat(200)).unwrap();
+            }
+            syncers.into_iter().map(|thread| thread.join().unwrap()).max().unwrap()
+        });
+        let image: Arc<dyn Storage> = Arc::new(sim.crash(seed));
+        let recovered = read(&image, 1).unwrap();
+        let durable = log.appended.iter().filter(|(_, end)| *end <= acked).count();
+        assert!(recovered.frames.len() >= durable, "seed {seed}");
+        assert!(log.models().starts_with(&models_of(&recovered)));
+        acked_frames += durable;
+    }
+    assert!(acked_frames > 1_000, "{acked_frames}");
+}

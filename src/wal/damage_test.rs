@@ -3,10 +3,16 @@
 
 use std::path::PathBuf;
 
-use super::{testing::*, *};
+use proptest::prelude::*;
+
+use super::{
+    frame::{FRAME_HEADER_BYTES, FrameHead, FrameRead, read_frame},
+    testing::*,
+    *,
+};
 use crate::{
     error::{ErrorKind, Result},
-    ids::{BatchId, SegmentNumber},
+    ids::{BatchId, SegmentNumber, SeqNo},
 };
 
 /// Three segments; synced in the middle of the second, and frames behind say so.
@@ -243,4 +249,48 @@ fn recoveries_in_a_row_cut_deeper_but_never_shallower() {
     let log = sample.read(&mem, None).unwrap();
     assert!(log.frames.is_empty());
     assert_eq!(log.highest_seqno, sample.models.last().unwrap().first_seqno, "discarded frames count");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    /// Whoever can make the checksum right can still not make it panic or take memory by a length it claims.
+    #[test]
+    fn a_right_checksum_around_any_content_is_safe(
+        kind in 0u8..6,
+        compressed: bool,
+        raw_bytes in prop_oneof![0u32..64, any::<u32>()],
+        ops in prop_oneof![0u32..3, any::<u32>()],
+        first_seqno in prop_oneof![1u64..9, any::<u64>()],
+        body in prop::collection::vec(prop_oneof![0u8..4, any::<u8>()], 0..64),
+    ) {
+        let mem = MemStorage::default();
+        let log = TestLog::open(&mem.shared(), options());
+        let mut file = mem.read_file(&path(1));
+        let begin = usize::try_from(log.sync.written().offset).unwrap();
+        let FrameRead::Intact(start) = read_frame_of(&file) else { panic!("a start frame") };
+        let head = FrameHead {
+            kind,
+            compressed,
+            raw_bytes,
+            ops,
+            offset: begin as u64,
+            prev_checksum: start.checksum,
+            first_seqno: SeqNo(first_seqno),
+            ..start.head
+        };
+        let frame = &mut file[begin..begin + FRAME_HEADER_BYTES + body.len()];
+        frame[FRAME_HEADER_BYTES..].copy_from_slice(&body);
+        head.seal(frame);
+        mem.write_file(&path(1), &file);
+        match read(&mem.shared(), 1) {
+            Ok(log) => prop_assert_eq!(models_of(&log).len(), 1),
+            Err(error) => prop_assert_eq!(error.corruption_at().unwrap().offset, begin as u64),
+        }
+    }
+}
+
+fn read_frame_of(file: &[u8]) -> FrameRead<'_> {
+    let header = super::segment::decode_header(file, &path(1), SHARD, SegmentNumber(1));
+    read_frame(file, 4096, header.unwrap().unwrap())
 }

@@ -1,6 +1,9 @@
 //! A log that is written, synced, rotated, recycled and read again gives back what was appended.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use proptest::prelude::*;
 
@@ -8,6 +11,7 @@ use super::{testing::*, *};
 use crate::{
     error::ErrorKind,
     ids::{BatchId, SegmentNumber, SeqNo, ShardId},
+    storage::{DiskStorage, Storage},
 };
 
 fn op() -> impl Strategy<Value = ModelOp> {
@@ -343,10 +347,58 @@ fn release_and_trim_remove_files() {
 }
 
 #[test]
+fn a_spare_that_gets_ready_too_late_is_not_used() {
+    let mem = MemStorage::default();
+    let log = Arc::new(parking_lot::Mutex::new(TestLog::open(&mem.shared(), options())));
+    let pool = Arc::clone(&log.lock().pool);
+    log.lock().put("a", "1").unwrap();
+    let (inside, once) = (Arc::clone(&log), AtomicBool::new(true));
+    // The writer needs a segment while a worker syncs the one that it prepares.
+    *mem.faults().in_sync.lock() = Some(Hook(Arc::new(move || {
+        if once.swap(false, Ordering::Relaxed) {
+            assert_eq!(inside.lock().writer.rotate().unwrap(), SegmentNumber(1));
+        }
+    })));
+    pool.prepare().unwrap();
+    assert_eq!(pool.spares(), 0, "segment 2 got ready when the writer had gone on in 3");
+    let mut log = log.lock();
+    log.put("b", "1").unwrap();
+    log.writer.rotate().unwrap();
+    log.put("c", "1").unwrap();
+    assert_eq!(log.writer.current_segment(), SegmentNumber(4));
+    assert_eq!(mem.paths().len(), 3);
+    assert_eq!(models_of(&read(&log.storage, 1).unwrap()), log.models());
+}
+
+#[test]
 fn sequence_numbers_only_rise() {
     let mem = MemStorage::default();
     let mut log = TestLog::open(&mem.shared(), options());
     log.put("a", "1").unwrap();
     log.next = SeqNo(1);
     assert_eq!(log.put("b", "1").unwrap_err().kind(), ErrorKind::Internal);
+}
+
+#[test]
+fn a_log_on_the_disk_is_read_again() {
+    let temp = tempfile::tempdir().unwrap();
+    let storage: Arc<dyn Storage> = Arc::new(DiskStorage::new());
+    let wal = temp.path().join("wal");
+    let mut appended = vec![];
+    let mut next = SeqNo(1);
+    for run in 0..3 {
+        let recovered = read_log(&storage, &wal, SHARD, SegmentNumber(1), None).unwrap();
+        assert_eq!((models_of(&recovered), &recovered.discarded), (appended.clone(), &None), "run {run}");
+        recovered.sync().unwrap();
+        let mut log = TestLog::after(&recovered, recovered.frames.len(), options(), run).unwrap();
+        log.next = next;
+        for i in 0..100 {
+            log.put(&format!("key {run} {i}"), "a value of some length, for many segments").unwrap();
+            if i % 10 == 0 {
+                log.sync.sync().unwrap();
+                log.pool.prepare().unwrap();
+            }
+        }
+        (appended, next) = (log.models(), log.next);
+    }
 }

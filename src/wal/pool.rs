@@ -37,7 +37,7 @@ pub struct SegmentPool {
     options: WalOptions,
     incarnation_seed: u64,
     sync: Arc<WalSync>,
-    /// Held while a file is prepared, so that spares get ready in the order of their numbers.
+    /// Held while a spare is prepared: one is enough.
     preparing: Mutex<()>,
     state: Mutex<PoolState>,
     /// How far the current segment is filled.
@@ -47,7 +47,7 @@ pub struct SegmentPool {
 #[derive(Debug)]
 struct PoolState {
     next_number: SegmentNumber,
-    /// Ready to be written; lowest number first.
+    /// Ready to be written, lowest number first; all above the current segment's.
     spares: VecDeque<Segment>,
     /// Free to be recycled.
     freed: Vec<PathBuf>,
@@ -121,8 +121,15 @@ impl SegmentPool {
             return Ok(());
         }
         let segment = self.make(Fill::Zeroes)?;
-        self.state.lock().spares.push_back(segment);
-        Ok(())
+        let mut state = self.state.lock();
+        if segment.identity.segment > state.current {
+            state.spares.push_back(segment);
+            return Ok(());
+        }
+        // The writer could not wait and went on in a later segment; numbers only rise.
+        state.doomed.push(segment.path);
+        drop(state);
+        self.remove_doomed()
     }
 
     /// Lets go of every segment below `floor`: the manifest says, durably, that recovery begins there. Freed
@@ -187,12 +194,7 @@ impl SegmentPool {
     }
 
     fn take_filled(&self, bytes: u64, fill: Fill) -> Result<Segment> {
-        let ready = self.state.lock().spares.pop_front();
-        if let Some(spare) = ready {
-            return self.hand_out(spare, bytes);
-        }
-        let _one_at_a_time = self.preparing.lock();
-        // NOTE: a worker may have finished one meanwhile; its number is the lower.
+        // NOTE: no waiting for a worker that prepares one right now: that may take as long as filling a file.
         let ready = self.state.lock().spares.pop_front();
         let segment = match ready {
             Some(spare) => spare,
@@ -222,6 +224,11 @@ impl SegmentPool {
         let mut state = self.state.lock();
         state.live.insert(segment.identity.segment, live);
         state.current = segment.identity.segment;
+        while let Some(late) =
+            state.spares.pop_front_if(|spare| spare.identity.segment < segment.identity.segment)
+        {
+            state.doomed.push(late.path);
+        }
         drop(state);
         self.set_filled(0);
         Ok(segment)

@@ -103,6 +103,10 @@ impl MemStorage {
 }
 
 impl Storage for MemStorage {
+    fn identity(&self, path: &Path) -> (usize, PathBuf) {
+        (std::ptr::from_ref(self).addr(), path.to_owned())
+    }
+
     fn create_dir_all(&self, _: &Path) -> io::Result<()> {
         Ok(())
     }
@@ -173,8 +177,9 @@ impl StorageFile for MemFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.faults.syncs.fetch_add(1, Ordering::Relaxed);
-        if let Some(hook) = &*self.faults.in_sync.lock() {
-            (hook.0)();
+        let hook = self.faults.in_sync.lock().as_ref().map(|hook| Arc::clone(&hook.0));
+        if let Some(hook) = hook {
+            hook();
         }
         if std::mem::take(&mut *self.faults.fail_sync.lock()) {
             Err(io::Error::other("injected"))

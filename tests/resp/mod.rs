@@ -5,7 +5,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use dbex::{
-    node::{Node, NodeOptions},
+    Node, NodeOptions,
     server::resp::{RespSettings, serve},
 };
 use tokio::{
@@ -23,7 +23,7 @@ pub(crate) struct TestServer {
     pub(crate) address: SocketAddr,
     node: Node,
     stop: Option<oneshot::Sender<()>>,
-    task: JoinHandle<dbex::error::Result<()>>,
+    task: JoinHandle<dbex::Result<()>>,
     _directory: tempfile::TempDir,
 }
 
