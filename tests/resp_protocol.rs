@@ -65,7 +65,7 @@ async fn string_commands_in_both_protocols() {
                 ("MSET a 1 b 2", "+OK/"),
                 ("MGET a nope b", &mget),
                 ("EXISTS c", ":0/"),
-                ("EXISTS a a nope d", ":3/"),
+                ("EXISTS a a nope b", ":3/"),
                 ("DEL b b nope", ":1/"),
                 ("UNLINK a", ":1/"),
                 ("APPEND k abc", ":3/"),
