@@ -124,6 +124,18 @@ impl Slot {
         (!at.is_null()).then_some(Tagged { at, slot: PhantomData })
     }
 
+    /// Asks for the slot's cache line, and does not wait for it.
+    #[inline]
+    #[cfg_attr(not(target_arch = "x86_64"), expect(clippy::unused_self, reason = "no stable prefetch there"))]
+    pub(super) fn prefetch(&self) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a hint; it has no effect but on the cache.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(ptr::from_ref(self).cast());
+        }
+    }
+
     /// Lets readers find a record of the arena that this slot belongs to.
     #[inline]
     fn publish(&self, record: *mut Header, tag: u16) {

@@ -61,6 +61,14 @@ impl Index {
         }
     }
 
+    /// Asks for the cache line of a key's home slot, and does not wait for it.
+    #[inline]
+    pub(super) fn prefetch(&self, mixed: u64) {
+        if let Some(slot) = self.slots.get(home_of(mixed, self.slots.len())) {
+            slot.prefetch();
+        }
+    }
+
     /// Adds an index for the keys to come, twice as large as the last; the writer only.
     pub(super) fn extend(&self) -> &Self {
         let mut last = self;
