@@ -258,7 +258,10 @@ impl Handler<ShardFailed> for Coordinator {
             tracing::error!(shard = failed.shard, "a shard panicked; re-opening it from disk");
             reopen::start(&self.core, None);
         } else {
-            tracing::error!(shard = failed.shard, "a shard keeps panicking; it stays closed until `reopen_shards`");
+            tracing::error!(
+                shard = failed.shard,
+                "a shard keeps panicking; it stays closed until `reopen_shards`"
+            );
         }
     }
 }

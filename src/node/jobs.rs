@@ -4,11 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    budget::IoClass,
-    coordinator::JobDone,
-    grant::Grant,
-    node_core::NodeCore,
-    shard_core::ShardCore,
+    budget::IoClass, coordinator::JobDone, grant::Grant, node_core::NodeCore, shard_core::ShardCore,
 };
 use crate::{
     error::{Error, Result},
@@ -78,25 +74,24 @@ pub(super) fn compact(core: &Arc<NodeCore>, shard: &Arc<ShardCore>, plan: Compac
     let mut report = Report::new(core, shard, IoClass::Compaction);
     let started = core.env.clock.monotonic();
     let pace: Arc<dyn Pace> = Arc::new(grant);
-    report.result = shard
-        .tree
-        .run_compaction(plan, &pace)
-        .and_then(|output| shard.tree.install_compaction(output))
-        .map(|done| {
-            tracing::info!(
-                shard = shard.index,
-                from = %done.from,
-                to = %done.to,
-                tables_in = done.tables_in,
-                tables_out = done.tables_out,
-                bytes_read = done.bytes_read,
-                bytes = done.bytes_written,
-                entries_dropped = done.entries_dropped,
-                moved = done.moved,
-                duration_ms = millis(core, started),
-                "compacted"
-            );
-        });
+    report.result =
+        shard.tree.run_compaction(plan, &pace).and_then(|output| shard.tree.install_compaction(output)).map(
+            |done| {
+                tracing::info!(
+                    shard = shard.index,
+                    from = %done.from,
+                    to = %done.to,
+                    tables_in = done.tables_in,
+                    tables_out = done.tables_out,
+                    bytes_read = done.bytes_read,
+                    bytes = done.bytes_written,
+                    entries_dropped = done.entries_dropped,
+                    moved = done.moved,
+                    duration_ms = millis(core, started),
+                    "compacted"
+                );
+            },
+        );
     drop(pace);
 }
 

@@ -130,9 +130,10 @@ impl NodeCore {
             let _ = reply.send(done.into_iter().collect::<Result<()>>());
         });
         // NOTE: not on the compaction workers: their queued jobs hold the grants that this one waits for.
-        self.env.threads.spawn("dbex-compact-now", body).map_err(|error| {
-            Error::with_source(ErrorKind::Io, "cannot start a thread to compact", error)
-        })?;
+        self.env
+            .threads
+            .spawn("dbex-compact-now", body)
+            .map_err(|error| Error::with_source(ErrorKind::Io, "cannot start a thread to compact", error))?;
         answer.await.map_err(|_| Error::internal("a compaction panicked"))?
     }
 
@@ -172,7 +173,10 @@ impl NodeCore {
         answer.await.map_err(|_| Error::internal("the re-opening panicked"))?
     }
 
-    async fn on_sync_worker<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    async fn on_sync_worker<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         let job = Box::new(move || {
             let _ = reply.send(work());

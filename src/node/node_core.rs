@@ -209,7 +209,8 @@ impl NodeCore {
     /// # Errors
     /// Why the shard did not open.
     pub(super) fn shard(&self, index: usize) -> Result<Arc<ShardCore>> {
-        let slot = self.shards.get(index).ok_or_else(|| Error::internal("a shard index beyond the node's"))?;
+        let slot =
+            self.shards.get(index).ok_or_else(|| Error::internal("a shard index beyond the node's"))?;
         slot.load().open().cloned()
     }
 

@@ -55,12 +55,7 @@ pub(super) struct Turn<'a> {
 const QUICK_TURN_NS: u64 = 200_000;
 
 impl ShardCore {
-    pub(super) fn new(
-        index: usize,
-        tree: Arc<Tree>,
-        writer: TreeWriter,
-        queue_bytes: u64,
-    ) -> Self {
+    pub(super) fn new(index: usize, tree: Arc<Tree>, writer: TreeWriter, queue_bytes: u64) -> Self {
         let (inbox, waiting) = flume::bounded(INBOX_REQUESTS);
         Self {
             index,
@@ -160,8 +155,11 @@ impl ShardCore {
 
     /// Asks for a turn that seals. Full inboxes are fine: each turn looks for the request in the account.
     pub(super) fn ask_to_seal(&self) {
-        let request =
-            WriteRequest { work: Work::Seal { reply: None }, durability: Durability::Buffered, _permit: None };
+        let request = WriteRequest {
+            work: Work::Seal { reply: None },
+            durability: Durability::Buffered,
+            _permit: None,
+        };
         let _ = self.inbox.try_send(request);
     }
 

@@ -87,8 +87,12 @@ impl NodeCore {
             synced |= durability == Durability::Synced && writer.staged_ops() > before;
         }
         writer.end_frame();
-        let result =
-            if writer.staged_ops() > 0 { self.commit(shard, writer, synced) } else { writer.abandon(); Ok(()) };
+        let result = if writer.staged_ops() > 0 {
+            self.commit(shard, writer, synced)
+        } else {
+            writer.abandon();
+            Ok(())
+        };
         for (answer, permit) in answers {
             answer.send(&result, writer);
             drop(permit);
@@ -182,13 +186,19 @@ impl NodeCore {
         let previous = match in_memory {
             Some(value) => value,
             None if base.flush_count == writer.flush_count() => base.value,
-            None => return StepResult::Stale(TurnStep { hash, key, action: Action::Update { base, change } }),
+            None => {
+                return StepResult::Stale(TurnStep { hash, key, action: Action::Update { base, change } });
+            }
         };
         let called = catch_unwind(AssertUnwindSafe(|| change(previous.as_deref())));
         let change = match called {
             Ok(Ok(change)) => change,
             Ok(Err(error)) => return StepResult::Failed(error),
-            Err(_) => return StepResult::Failed(Error::internal("the update's closure panicked; nothing was written")),
+            Err(_) => {
+                return StepResult::Failed(Error::internal(
+                    "the update's closure panicked; nothing was written",
+                ));
+            }
         };
         let current = match change {
             Change::Keep => previous.clone(),
@@ -200,7 +210,13 @@ impl NodeCore {
                 Some(value)
             }
             Change::Delete => {
-                writer.stage(&WriteOp { hash, key: &key, kind: ValueKind::Delete, value: &[], expires_at_ms: None });
+                writer.stage(&WriteOp {
+                    hash,
+                    key: &key,
+                    kind: ValueKind::Delete,
+                    value: &[],
+                    expires_at_ms: None,
+                });
                 None
             }
         };

@@ -114,7 +114,13 @@ impl TreeWriter {
         self.staged_bytes += span.key.len() + span.value.len();
         let seqno = self.batch_seqno;
         self.batch_seqno = seqno.map(|seqno| seqno.plus(1));
-        self.staged.push(Staged { hash: op.hash, span, kind: op.kind, expires_at_ms: op.expires_at_ms, seqno });
+        self.staged.push(Staged {
+            hash: op.hash,
+            span,
+            kind: op.kind,
+            expires_at_ms: op.expires_at_ms,
+            seqno,
+        });
     }
 
     /// Ends the frame.

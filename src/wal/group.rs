@@ -195,7 +195,9 @@ impl GroupBuffer {
         for frame in self.frames.iter().filter(|frame| frame.ops > 0) {
             let begin = frame.first_seqno(data);
             if begin < next {
-                return Err(Error::internal(format!("sequence number {begin} is appended when {next} is the next")));
+                return Err(Error::internal(format!(
+                    "sequence number {begin} is appended when {next} is the next"
+                )));
             }
             data = frame.next_data_seqno(data);
             next = match begin.get().checked_add(u64::from(frame.ops)) {
