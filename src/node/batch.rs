@@ -109,7 +109,7 @@ impl NodeCore {
         synced: bool,
     ) -> Result<()> {
         for (shard, _) in turns.values() {
-            shard.check_writable().and_then(|()| shard.tree.writable())?;
+            shard.check_takes_writes()?;
         }
         let ran = catch_unwind(AssertUnwindSafe(|| self.commit_together(&mut turns, batches, synced)));
         let Ok(result) = ran else {
@@ -142,10 +142,14 @@ impl NodeCore {
             return Err(error);
         }
         if synced && let Err(error) = self.sync_participants(turns) {
-            turns.values_mut().for_each(|(_, turn)| turn.writer.abandon());
+            for (_, turn) in turns.values_mut() {
+                turn.writer.abandon();
+            }
             return Err(error);
         }
-        turns.values_mut().for_each(|(_, turn)| turn.writer.apply());
+        for (_, turn) in turns.values_mut() {
+            turn.writer.apply();
+        }
         Ok(())
     }
 

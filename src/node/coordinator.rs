@@ -22,7 +22,7 @@ const TICK: Duration = Duration::from_millis(100);
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// A shard that panics more often than this within [`PANIC_WINDOW`] stays closed until `reopen_shards`.
 const MAX_PANICS: usize = 5;
-const PANIC_WINDOW: Duration = Duration::from_secs(60);
+const PANIC_WINDOW: Duration = Duration::from_mins(1);
 
 /// The actor; see the module. One a node.
 pub struct Coordinator {

@@ -102,7 +102,7 @@ pub(super) fn sync_round(core: &NodeCore) {
         if wal.written() != wal.synced() && !wal.is_poisoned() {
             let result = wal.sync().map(|_| ());
             // A failure is logged there, and poisons the shard; the round goes on with the others.
-            let _ = core.note_sync(&shard, result);
+            let _ = note_sync(&shard, result);
         }
     }
 }

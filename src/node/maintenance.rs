@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     budget::IoClass,
-    node_core::NodeCore,
+    node_core::{NodeCore, note_sync},
     open::in_parallel,
     options::Durability,
     reopen,
@@ -36,7 +36,7 @@ impl NodeCore {
         self.on_sync_worker(move || {
             let mut result = Ok(());
             for shard in core.open_shards() {
-                result = result.and(core.note_sync(&shard, shard.tree.wal().sync().map(|_| ())));
+                result = result.and(note_sync(&shard, shard.tree.wal().sync().map(|_| ())));
             }
             result
         })

@@ -276,28 +276,10 @@ impl NodeCore {
             }))?;
         }
         drop(done);
-        let mut result = self.note_sync(mine, mine.tree.wal().sync().map(|_| ()));
+        let mut result = note_sync(mine, mine.tree.wal().sync().map(|_| ()));
         for _ in others {
             let other = results.recv().unwrap_or_else(|_| Err(Error::internal("a sync worker panicked")));
             result = result.and(other);
-        }
-        result
-    }
-
-    /// Logs a failed sync of a shard's log; the log itself refuses everything from then on.
-    pub(super) fn note_sync(&self, shard: &ShardCore, result: Result<()>) -> Result<()> {
-        if let Err(error) = &result
-            && shard.check_writable().is_ok()
-        {
-            tracing::error!(shard = shard.index, error = %error, "a sync failed: the shard refuses writes until it is re-opened");
-            shard.fail(Error::with_source(
-                ErrorKind::Poisoned,
-                format!(
-                    "a sync of shard {} failed: it refuses writes until it is re-opened (`reopen_shards`)",
-                    shard.index
-                ),
-                error.clone(),
-            ));
         }
         result
     }
@@ -370,6 +352,24 @@ impl NodeCore {
         tracing::debug!(shard = shard.index, waited_us = waited.as_micros(), "a writer waited for a flush");
         Ok(())
     }
+}
+
+/// Logs a failed sync of a shard's log; the log itself refuses everything from then on.
+pub(super) fn note_sync(shard: &ShardCore, result: Result<()>) -> Result<()> {
+    if let Err(error) = &result
+        && shard.check_writable().is_ok()
+    {
+        tracing::error!(shard = shard.index, error = %error, "a sync failed: the shard refuses writes until it is re-opened");
+        shard.fail(Error::with_source(
+            ErrorKind::Poisoned,
+            format!(
+                "a sync of shard {} failed: it refuses writes until it is re-opened (`reopen_shards`)",
+                shard.index
+            ),
+            error.clone(),
+        ));
+    }
+    result
 }
 
 fn duration_ns(duration: Duration) -> u64 {

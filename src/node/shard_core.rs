@@ -106,6 +106,15 @@ impl ShardCore {
         Ok(())
     }
 
+    /// Whether the shard and its tree take writes.
+    ///
+    /// # Errors
+    /// Why they do not.
+    pub(super) fn check_takes_writes(&self) -> Result<()> {
+        self.check_writable()?;
+        self.tree.writable()
+    }
+
     /// The shard takes no more writes, for this reason. The first reason stays.
     pub(super) fn fail(&self, error: Error) {
         self.health.lock().get_or_insert(error);

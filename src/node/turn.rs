@@ -31,8 +31,10 @@ use crate::{
 impl NodeCore {
     /// Runs one turn with these requests and answers them. Never panics.
     pub(super) fn run_turn(&self, shard: &ShardCore, mut turn: Turn<'_>, requests: Vec<WriteRequest>) {
-        if let Err(error) = self.check_shard(shard) {
-            requests.into_iter().for_each(|request| request.refuse(&error));
+        if let Err(error) = shard.check_takes_writes() {
+            for request in requests {
+                request.refuse(&error);
+            }
             return;
         }
         let writer = &mut *turn.writer;
@@ -56,7 +58,7 @@ impl NodeCore {
         op: &WriteOp<'_>,
         durability: Durability,
     ) -> Result<()> {
-        self.check_shard(shard)?;
+        shard.check_takes_writes()?;
         let writer = &mut *turn.writer;
         let ran = catch_unwind(AssertUnwindSafe(|| {
             writer.begin_frame(FrameKind::Data);
@@ -70,11 +72,6 @@ impl NodeCore {
         };
         self.after_turn(shard, writer);
         result
-    }
-
-    fn check_shard(&self, shard: &ShardCore) -> Result<()> {
-        shard.check_writable()?;
-        shard.tree.writable()
     }
 
     fn run_requests(&self, shard: &ShardCore, writer: &mut TreeWriter, requests: Vec<WriteRequest>) {
