@@ -91,7 +91,8 @@ impl GroupBuffer {
         let start = self.raw.len();
         self.raw.resize(start + FRAME_HEADER_BYTES, 0);
         kind.put_prefix(&mut self.raw);
-        let is_batch = matches!(kind, FrameKind::Batch { .. });
+        // A cancel counts: a flush elsewhere may hide that a participant lacks the batch, and then only the cancel tells.
+        let is_batch = !matches!(kind, FrameKind::Data);
         self.open = Some(OpenFrame { kind: kind.byte(), is_batch, start, ops: 0 });
     }
 
