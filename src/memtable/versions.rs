@@ -25,35 +25,3 @@ impl<'a> Record<'a> {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        entry::{Entry, ValueKind},
-        key::KeyHash,
-        memtable::arena::ArenaWriter,
-    };
-
-    #[test]
-    fn jumps_lead_as_far_back_as_their_rank_says() {
-        const VERSIONS: u64 = 5000;
-        let mut writer = ArenaWriter::new(8, 64 << 10);
-        for n in 1..=VERSIONS {
-            let entry =
-                Entry { key: b"k", seqno: SeqNo(n), kind: ValueKind::Put, expires_at_ms: None, value: b"" };
-            writer.insert(KeyHash(0), &entry);
-        }
-        let (_, newest) = writer.arena().index.locate(KeyHash(0).mixed(), b"k");
-        let (mut record, mut highest) = (newest.unwrap(), 0);
-        for n in (2..=VERSIONS).rev() {
-            let (older, jump) = record.links().unwrap();
-            assert_eq!([record.seqno().get(), older.seqno().get()], [n, n - 1]);
-            assert_eq!(jump.seqno().get(), n - ((1 << record.rank()) - 1));
-            highest = highest.max(record.rank());
-            record = older;
-        }
-        assert!(record.links().is_none());
-        assert_eq!(highest, 12, "the highest jump spans most of the versions");
-    }
-}
