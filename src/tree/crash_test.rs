@@ -30,7 +30,7 @@ fn script(seed: u64, steps: u64) -> Vec<Step> {
         .map(|n| {
             let key = format!("key-{:02}", rng.below(20)).into_bytes();
             match rng.below(20) {
-                0..11 => Step::Put(key, format!("{n}-{}", "x".repeat(rng.below(80) as usize)).into_bytes()),
+                0..11 => Step::Put(key, format!("{n}-{}", "x".repeat(rng.index(80))).into_bytes()),
                 11..14 => Step::Delete(key),
                 14..16 => Step::Sync,
                 16 | 17 => Step::Flush,

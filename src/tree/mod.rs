@@ -16,6 +16,8 @@ mod crash_test;
 mod model_test;
 #[cfg(test)]
 mod shards_test;
+#[cfg(test)]
+mod tree_test;
 
 pub mod compact;
 pub mod compaction;

@@ -51,7 +51,7 @@ struct Run {
 }
 
 fn key(n: u64) -> Vec<u8> {
-    format!("key-{:03}", n).into_bytes()
+    format!("key-{n:03}").into_bytes()
 }
 
 impl Run {
@@ -83,7 +83,7 @@ impl Run {
         let mut staged = vec![];
         for _ in 0..ops {
             let key = key(self.rng.below(120));
-            let value = (self.rng.below(3) > 0).then(|| vec![b'v'; self.rng.below(60) as usize]);
+            let value = (self.rng.below(3) > 0).then(|| vec![b'v'; self.rng.index(60)]);
             let expires = (value.is_some() && self.rng.below(6) == 0).then(|| self.now + self.rng.below(30));
             staged.push((key, value, expires));
         }
@@ -137,9 +137,9 @@ impl Run {
     }
 
     fn check(&mut self, scan: bool) {
-        let (view, at, now) = match self.snapshots.len() as u64 {
+        let (view, at, now) = match self.snapshots.len() {
             n if n > 0 && self.rng.below(2) == 0 => {
-                let place = self.rng.below(n) as usize;
+                let place = self.rng.index(n);
                 let Snapshot { at, now, view, is_old } = &self.snapshots[place];
                 // A snapshot reads through its own view, and through any later one.
                 let view =
@@ -159,7 +159,7 @@ impl Run {
         let (a, b) = (self.rng.below(120), self.rng.below(120));
         let range = KeyRange::from(key(a.min(b))..=key(a.max(b)));
         match self.shard.tree.plan_full_compaction(&range, at, now) {
-            FullCompaction::Plan(plan) => Some(plan),
+            FullCompaction::Plan(plan) => Some(*plan),
             FullCompaction::Busy | FullCompaction::Nothing => None,
         }
     }
@@ -183,7 +183,7 @@ impl Run {
                 }
             }
             5 | 6 if !self.compactions.is_empty() => {
-                let place = self.rng.below(self.compactions.len() as u64) as usize;
+                let place = self.rng.index(self.compactions.len());
                 tree.install_compaction(self.compactions.swap_remove(place)).unwrap();
             }
             7 if self.rng.below(8) == 0 => {
@@ -207,7 +207,7 @@ impl Run {
                 self.snapshots.push(Snapshot { at, now, view, is_old: false });
             }
             96..98 if !self.snapshots.is_empty() => {
-                let place = self.rng.below(self.snapshots.len() as u64) as usize;
+                let place = self.rng.index(self.snapshots.len());
                 self.snapshots.swap_remove(place);
             }
             98 => self.check_no_leaks(),

@@ -2,8 +2,8 @@
 //! flushed, synced or cut, and through crashes of the recovery itself.
 
 use super::{
-    BatchMark, Strategy,
-    testing::{Rng, Shard, batch_frame, context, guard, open_all, put, tiny},
+    BatchMark, Strategy, TreeRecovery, consistent_cut,
+    testing::{Rng, Shard, batch_frame, context, guard, open_all, put, shard_dir, tiny},
 };
 use crate::{
     error::Result,
@@ -199,4 +199,86 @@ fn batches_stand_wholly_or_not_at_all() {
     }
     println!("{crashes} crashes, {batches} batches checked, {lost} unsynced or cancelled writes gone");
     assert!(lost > 100);
+}
+
+fn append_batch(node: &mut Node, members: &[u32], appended: &[u32]) -> BatchId {
+    let id = BatchId(node.next_seqno);
+    node.next_seqno += members.len() as u64;
+    for member in appended {
+        let shard = &mut node.shards[*member as usize];
+        let participants = members.iter().map(|shard| ShardId(*shard)).collect();
+        shard.seqno = id.0 + u64::from(*member) - 1;
+        let key = format!("{:06}", id.0);
+        shard
+            .write_frame(FrameKind::Batch { id, participants }, &[put(key.as_bytes(), b"part", None)])
+            .unwrap();
+    }
+    id
+}
+
+/// The frame of a batch that shard 2 could not append is in shards 0 and 1; the process ends when only shard 0 has
+/// cancelled it. A recovery that is interrupted when shards 0 and 2 have flushed must not let it stand in 1.
+#[test]
+fn a_cancellation_is_remembered_until_every_shard_has_finished() {
+    let sim = SimStorage::new(1);
+    let mut node = Node::open(&sim).unwrap();
+    let id = append_batch(&mut node, &[0, 1, 2], &[0, 1]);
+    node.shards[0].write_frame(FrameKind::Cancel { id }, &[]).unwrap();
+    let mut log = vec![];
+    node.write(&[0], &mut log).unwrap();
+    node.write(&[2], &mut log).unwrap();
+    node.sync_all().unwrap();
+    drop(node);
+    let sim = sim.kill();
+    let read = |shard| {
+        let (context, options) = (context(&sim), tiny(Strategy::Leveled));
+        TreeRecovery::read(context, options, ShardId(shard), shard_dir(shard)).unwrap()
+    };
+    let recoveries: Vec<_> = (0..SHARDS).map(read).collect();
+    let logs: Vec<_> = recoveries.iter().map(TreeRecovery::shard_log).collect();
+    let cuts = consistent_cut(&logs);
+    assert!(cuts[1].void.contains(&id));
+    for (recovery, cut) in recoveries.into_iter().zip(&cuts).filter(|(_, cut)| **cut != cuts[1]) {
+        let (tree, ..) = recovery.finish(cut, crate::ids::SeqNo(100), 1).unwrap();
+        assert!(tree.stats().flushed_seqno.0 > id.0);
+    }
+    let node = Node::open(&sim.kill()).unwrap();
+    assert!(!node.holds(1, id.0), "half of the cancelled batch stands");
+    assert!(node.holds(0, log[0].seqno) && node.holds(2, log[1].seqno));
+}
+
+/// A flush states how far the log was synced; a batch before that place may still fall, because another shard
+/// was not synced. The log then ends before what the manifest states.
+#[test]
+fn a_log_may_be_cut_before_what_the_manifest_states_as_synced() {
+    let mut cut = 0;
+    for seed in 0..20 {
+        for step in 0..40 {
+            let sim = SimStorage::new(seed);
+            let mut node = Node::open(&sim).unwrap();
+            let mut log = vec![];
+            node.write(&[0], &mut log).unwrap();
+            node.shards[0].writer.seal().unwrap();
+            let plan = node.shards[0].tree.plan_flush(crate::ids::SeqNo(9), 0).unwrap();
+            let output = node.shards[0].tree.run_flush(plan, &super::testing::pace()).unwrap();
+            // Written when the flush had synced all shards, and then synced in shard 0 alone.
+            node.write(&[0], &mut log).unwrap();
+            node.write(&[0, 1], &mut log).unwrap();
+            node.shards[0].tree.wal().sync().unwrap();
+            node.shards[0].tree.install_flush(output, &|| Ok(())).unwrap();
+            drop(node);
+            let sim = sim.crash(seed);
+            sim.set_crash_point(CrashPoint::AtChange(step));
+            let finished = Node::open(&sim).is_ok();
+            let node =
+                Node::open(&sim.crash(seed)).unwrap_or_else(|error| panic!("seed {seed}, {step}: {error}"));
+            assert!(node.holds(0, log[0].seqno) && node.holds(0, log[1].seqno));
+            assert_eq!(node.holds(0, log[2].seqno), node.holds(1, log[2].seqno));
+            cut += usize::from(!node.holds(0, log[2].seqno));
+            if finished {
+                break;
+            }
+        }
+    }
+    assert!(cut > 50, "{cut}");
 }

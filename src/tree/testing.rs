@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    BatchMark, Cut, FullCompaction, Strategy, Tree, TreeContext, TreeOptions, TreeRecovery, TreeWriter,
-    WriteOp, consistent_cut,
+    BatchMark, Cut, Strategy, Tree, TreeContext, TreeOptions, TreeRecovery, TreeWriter, WriteOp,
+    consistent_cut,
     manifest::{MANIFEST_NAME, read_state},
 };
 use crate::{
@@ -36,6 +36,10 @@ impl Rng {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0 >> 11) % n.max(1)
+    }
+
+    pub(super) fn index(&mut self, len: usize) -> usize {
+        usize::try_from(self.below(len as u64)).expect("below a usize")
     }
 }
 
@@ -218,20 +222,6 @@ impl Shard {
             }
         }
         panic!("compaction never settles");
-    }
-
-    pub(super) fn compact_fully(&self, range: &KeyRange, watermark: (u64, u64)) -> Result<()> {
-        for _ in 0..10_000 {
-            match self.tree.plan_full_compaction(range, SeqNo(watermark.0), watermark.1) {
-                FullCompaction::Nothing => return Ok(()),
-                FullCompaction::Busy => panic!("nothing runs"),
-                FullCompaction::Plan(plan) => {
-                    let output = self.tree.run_compaction(plan, &pace())?;
-                    self.tree.install_compaction(output)?;
-                }
-            }
-        }
-        panic!("a full compaction never ends");
     }
 
     /// The table files of this shard on disk.

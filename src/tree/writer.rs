@@ -191,7 +191,7 @@ impl TreeWriter {
             for op in &self.staged {
                 let number = op.seqno.unwrap_or(seqno);
                 self.memtable.insert(op.hash, &entry_of(&self.group, op, number));
-                seqno = if op.seqno.is_some() { seqno } else { seqno.plus(1) };
+                seqno = seqno.max(number.plus(1));
             }
         }
         self.end_turn();

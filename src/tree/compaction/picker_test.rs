@@ -89,12 +89,9 @@ fn the_l1_table_with_the_least_overlap_goes_down() {
 #[test]
 fn a_move_into_the_last_level_takes_no_tombstones_along() {
     let with = |tombstones| {
-        let table = TableRecord { file_bytes: 5000, tombstones, ..record(Level::L1, 4, "a", "c") };
-        Levels { l0: vec![], l1: vec![vec![Arc::new(table)]], l2: vec![table_l2()] }
+        let upper = TableRecord { file_bytes: 5000, tombstones, ..record(Level::L1, 4, "a", "c") };
+        Levels { l0: vec![], l1: vec![vec![Arc::new(upper)]], l2: vec![table(Level::L2, 1, "x", "y")] }
     };
-    fn table_l2() -> Arc<TableRecord> {
-        Arc::new(record(Level::L2, 1, "x", "y"))
-    }
     assert!(choose_from(&with(0), &[], OPTIONS).unwrap().is_move);
     let merged = choose_from(&with(1), &[], OPTIONS).unwrap();
     assert!(!merged.is_move);
