@@ -463,6 +463,24 @@ async fn a_pipeline_runs_in_order_however_it_is_cut() {
 }
 
 #[tokio::test]
+async fn one_delete_of_more_keys_than_go_to_the_node_at_once() {
+    let server = start().await;
+    let mut client = server.connect().await;
+    // Large old values make the parts small; small ones make them large.
+    for (keys, value) in [(5000, "v".to_owned()), (40, "v".repeat(1 << 20))] {
+        let names: Vec<String> = (0..keys).map(|key| format!("k{key}")).collect();
+        for name in &names {
+            client.send(&encode(&["SET", name, &value])).await;
+        }
+        client.expect(&b"+OK\r\n".repeat(keys)).await;
+        let delete = encode(&[&["DEL".to_owned(), "nope".to_owned()], &names[..], &names[..]].concat());
+        client.send(&[&delete, &encode(&["DBSIZE"])[..], &delete, b"PING\r\n"].concat()).await;
+        client.expect(format!(":{keys}\r\n:0\r\n:0\r\n+PONG\r\n").as_bytes()).await;
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_client_that_closes_its_side_still_gets_its_replies() {
     use tokio::io::AsyncWriteExt;
     let server = start().await;

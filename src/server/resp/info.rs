@@ -1,6 +1,6 @@
 //! The text of `INFO`: sections of `name:value` lines, by the names that Redis's users look for.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -14,8 +14,8 @@ use crate::{
 /// The sections in the order in which they are shown.
 const SECTIONS: [&str; 6] = ["server", "clients", "memory", "persistence", "stats", "keyspace"];
 
-/// Up to how many keys are counted when all sections are asked for.
-const MAX_COUNTED_KEYS: u64 = 50_000;
+/// Up to how many entries the keys are counted when all sections are asked for.
+const MAX_COUNTED_ENTRIES: u64 = 1_000_000;
 
 /// The asked sections, in lower case; all when none is asked for.
 ///
@@ -129,20 +129,50 @@ fn stats(session: &Session) -> Lines {
     lines.map(|(name, counter)| (name, counter.get().to_string())).into()
 }
 
-/// Counts the keys if they are few, or if nothing but their number is asked for. Otherwise, because
-/// monitors ask for everything every few seconds, the number is an estimate: entries less tombstones, so
-/// that a key which was overwritten lately counts more than once.
+/// Counts the keys if nothing but their number is asked for. With everything, which monitors ask for every
+/// few seconds, an earlier count does while counting anew would take more than a tenth of the time; and for
+/// very many keys it is an estimate, entries less tombstones, in which a key that was overwritten or deleted
+/// lately counts more than once.
 async fn keyspace(session: &Session, node: &NodeStats, with_all: bool) -> Result<Lines> {
-    let in_shard = |shard: &ShardStats| {
-        let in_tables: u64 =
-            shard.tree.levels.iter().map(|level| level.entries.saturating_sub(2 * level.tombstones)).sum();
-        in_tables + shard.load.active_entries
+    let entries = entries(node);
+    let earlier = session.server.key_count.lock().filter(|count| count.does(Instant::now()));
+    let keys = match earlier {
+        _ if with_all && entries > MAX_COUNTED_ENTRIES => entries,
+        Some(count) if with_all => count.keys,
+        _ => {
+            let began = Instant::now();
+            let keys = count_keys(session).await? as u64;
+            let ended = Instant::now();
+            let count = KeyCount { keys, ended, took: ended.saturating_duration_since(began) };
+            *session.server.key_count.lock() = Some(count);
+            keys
+        }
     };
-    let entries: u64 = node.shards.iter().map(in_shard).sum();
-    let keys =
-        if with_all && entries > MAX_COUNTED_KEYS { entries } else { count_keys(session).await? as u64 };
     if keys == 0 {
         return Ok(Vec::new());
     }
     Ok(vec![("db0", format!("keys={keys},expires=0,avg_ttl=0"))])
+}
+
+fn entries(node: &NodeStats) -> u64 {
+    let in_shard = |shard: &ShardStats| {
+        let in_tables =
+            shard.tree.levels.iter().map(|level| level.entries.saturating_sub(2 * level.tombstones));
+        in_tables.sum::<u64>() + shard.load.active_entries
+    };
+    node.shards.iter().map(in_shard).sum()
+}
+
+/// How many keys there were, when they were counted, and how long that took.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KeyCount {
+    keys: u64,
+    ended: Instant,
+    took: Duration,
+}
+
+impl KeyCount {
+    fn does(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.ended) < self.took * 10
+    }
 }

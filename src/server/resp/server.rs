@@ -9,11 +9,13 @@ use std::{
     },
 };
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
     auth::AuthGate,
     clients::{Client, Clients},
+    info::KeyCount,
     limits::Limits,
     memory::{MemoryCap, MemoryCharge},
     reply::Protocol,
@@ -35,6 +37,7 @@ pub(super) struct Server {
     pub(super) cursors: ScanCursors,
     pub(super) auth: AuthGate,
     pub(super) counters: Counters,
+    pub(super) key_count: Mutex<Option<KeyCount>>,
 }
 
 impl Server {
@@ -51,6 +54,7 @@ impl Server {
             cursors: ScanCursors::new(),
             auth: AuthGate::new(settings.password.clone(), settings.auth_failure_delay),
             counters: Counters::default(),
+            key_count: Mutex::new(None),
             settings,
         }
     }
