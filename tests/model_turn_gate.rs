@@ -20,6 +20,16 @@ use std::{
 use loom::{cell::UnsafeCell, future::block_on, sync::Arc, thread};
 use turn_gate::TurnGate;
 
+/// Checks every interleaving with at most this many forced switches of threads; each further one multiplies
+/// the time, and bugs of a hand-over between three threads need two or three.
+const MAX_PREEMPTIONS: usize = 2;
+
+fn check(scene: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(MAX_PREEMPTIONS);
+    builder.check(scene);
+}
+
 /// A gate and what it guards: a cell that loom watches for two writers at once.
 struct Guarded {
     gate: TurnGate,
@@ -44,7 +54,7 @@ impl Guarded {
 
 #[test]
 fn a_caller_in_place_and_two_waiters_never_run_together_and_all_run() {
-    loom::model(|| {
+    check(|| {
         let guarded = Guarded::new();
         let waiters: Vec<_> = (0..2)
             .map(|_| {
@@ -72,7 +82,7 @@ fn a_caller_in_place_and_two_waiters_never_run_together_and_all_run() {
 
 #[test]
 fn a_waiter_that_gives_up_passes_its_grant_on() {
-    loom::model(|| {
+    check(|| {
         let guarded = Guarded::new();
         let held = guarded.gate.try_acquire().unwrap();
         let quitter = {

@@ -153,7 +153,7 @@ impl NodeCore {
                     self.env.clock.sleep(POLL);
                 }
                 FullCompaction::Plan(plan) => {
-                    let done = shard.tree.install_compaction(shard.tree.run_compaction(plan, &pace)?)?;
+                    let done = shard.tree.install_compaction(shard.tree.run_compaction(*plan, &pace)?)?;
                     tracing::info!(shard = shard.index, from = %done.from, to = %done.to, bytes = done.bytes_written, "compacted on demand");
                     drop(pace);
                     self.note_progress();

@@ -286,13 +286,17 @@ impl TestLog {
             next = next.plus(ops.len() as u64);
             ModelFrame { kind: kind.clone(), first_seqno, ops: ops.clone() }
         };
-        frames.iter().map(model).collect()
+        self.numbered(frames).iter().map(model).collect()
     }
 
     /// Appends a group of frames; the model takes it only when that works.
     ///
     /// A batch gets the next number as its id, whatever id it came with: its operations are numbered from there.
     pub(super) fn append(&mut self, frames: &[(FrameKind, Vec<ModelOp>)]) -> Result<LogPosition> {
+        self.append_as_they_are(&self.numbered(frames))
+    }
+
+    fn numbered(&self, frames: &[(FrameKind, Vec<ModelOp>)]) -> Vec<(FrameKind, Vec<ModelOp>)> {
         let mut next = self.next.get();
         let mut frames = frames.to_vec();
         for (kind, ops) in &mut frames {
@@ -301,7 +305,7 @@ impl TestLog {
             }
             next += ops.len() as u64;
         }
-        self.append_as_they_are(&frames)
+        frames
     }
 
     fn append_as_they_are(&mut self, frames: &[(FrameKind, Vec<ModelOp>)]) -> Result<LogPosition> {
