@@ -53,10 +53,9 @@ impl TurnGate {
 
     /// Takes the turn if nobody has it.
     pub(super) fn try_acquire(&self) -> Option<TurnPermit<'_>> {
-        self.state
-            .compare_exchange(IDLE, RUNNING, Ordering::Acquire, Ordering::Relaxed)
-            .is_ok()
-            .then_some(TurnPermit { gate: self })
+        let taken = self.state.compare_exchange(IDLE, RUNNING, Ordering::Acquire, Ordering::Relaxed).is_ok();
+        // IMPORTANT: the permit is made only when the turn was taken: dropping one ends whoever's turn it is.
+        taken.then(|| TurnPermit { gate: self })
     }
 
     /// Takes the turn, waiting behind those who asked before. Dropping the future gives the place up.
