@@ -291,12 +291,18 @@ mod tests {
 
     #[test]
     fn ranges_that_do_not_meet_intersect_in_an_empty_range_and_not_in_an_inverted_one() {
-        for (left, right) in [(KeyRange::from("a".."b"), KeyRange::prefix("m")), (KeyRange::prefix("z"), KeyRange::from(.."b"))] {
+        for (left, right) in [
+            (KeyRange::from("a".."b"), KeyRange::prefix("m")),
+            (KeyRange::prefix("z"), KeyRange::from(.."b")),
+        ] {
             let both = left.intersect(&right);
             assert_eq!(both.check().map_err(|error| error.to_string()), Ok(()));
             assert!(["a", "b", "m", "z"].iter().all(|key| !both.contains(key.as_bytes())), "{both:?}");
         }
-        assert!(KeyRange::from("b".."a").intersect(&KeyRange::prefix("a")).check().is_err(), "a mistake stays one");
+        assert!(
+            KeyRange::from("b".."a").intersect(&KeyRange::prefix("a")).check().is_err(),
+            "a mistake stays one"
+        );
     }
 
     #[test]

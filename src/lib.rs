@@ -64,8 +64,8 @@ pub use {
     key::{KeyRange, MAX_KEY_BYTES, MAX_VALUE_BYTES},
     node::{
         Change, ChangeFn, Clock, CompactionStrategy, Coordinator, Durability, Env, Expected, IoBudget,
-        MAX_BATCH_BYTES, Node, NodeOptions, NodeStats, Pair, Permit, PutOptions, Random, Scan, ShardStats, Step, StepDone,
-        SystemClock, SystemRandom, SystemThreads, Threads, WriteBatch, blocking,
+        MAX_BATCH_BYTES, Node, NodeOptions, NodeStats, Pair, Permit, PutOptions, Random, Scan, ShardStats,
+        Step, StepDone, SystemClock, SystemRandom, SystemThreads, Threads, WriteBatch, blocking,
     },
     settings::*,
 };

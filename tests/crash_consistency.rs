@@ -73,7 +73,9 @@ impl Script {
         };
         match &mut self.clients[..] {
             [alone] => run(alone),
-            clients => thread::scope(|scope| clients.iter_mut().for_each(|client| drop(scope.spawn(|| run(client))))),
+            clients => {
+                thread::scope(|scope| clients.iter_mut().for_each(|client| drop(scope.spawn(|| run(client)))))
+            }
         }
     }
 
@@ -99,7 +101,8 @@ impl Script {
 
     /// Opens what a power loss or a kill left, checks it, goes on, and ends in order or not: it must all be there.
     fn recover(mut self, disk: &SimStorage, seed: u64, is_power_loss: bool) -> Result<(), String> {
-        let node = open(disk, &self.options, seed).map_err(|error| format!("the node does not open: {error}"))?;
+        let node =
+            open(disk, &self.options, seed).map_err(|error| format!("the node does not open: {error}"))?;
         for client in &mut self.clients {
             if is_power_loss {
                 client.check_after_power_loss(&node)?;
@@ -207,7 +210,9 @@ fn a_power_loss_at_every_sync_loses_nothing_that_was_promised() {
             let mut crashed = script.clone();
             let disk = crashed.run_to(Some(CrashPoint::AtSync(sync)));
             counts.crashes.fetch_add(1, Ordering::Relaxed);
-            counts.acked.fetch_add(crashed.clients.iter().map(|client| client.acked).sum(), Ordering::Relaxed);
+            counts
+                .acked
+                .fetch_add(crashed.clients.iter().map(|client| client.acked).sum(), Ordering::Relaxed);
             for loss in 0..POWER_LOSSES {
                 let image_seed = derive(derive(script_seed, sync), loss);
                 let what = || crashed.clone().recover(&disk.crash(image_seed), image_seed, true);
@@ -236,7 +241,12 @@ const RECOVERIES: u64 = 10;
 const CRASHES_IN_A_ROW: usize = 3;
 
 /// Crashes recovery at the given changes, one after the other, on a copy of an image; returns what is then there.
-fn crash_recoveries(script: &Script, image: &SimStorage, at: &[u64], seed: u64) -> Result<Vec<history::State>, String> {
+fn crash_recoveries(
+    script: &Script,
+    image: &SimStorage,
+    at: &[u64],
+    seed: u64,
+) -> Result<Vec<history::State>, String> {
     let mut disk = image.crash(seed);
     for (number, change) in at.iter().enumerate() {
         disk.set_crash_point(CrashPoint::AtChange(*change));
@@ -248,7 +258,8 @@ fn crash_recoveries(script: &Script, image: &SimStorage, at: &[u64], seed: u64) 
         }
         disk = disk.crash(derive(seed, 100 + number as u64));
     }
-    let node = open(&disk, &script.options, seed).map_err(|error| format!("the node does not open: {error}"))?;
+    let node =
+        open(&disk, &script.options, seed).map_err(|error| format!("the node does not open: {error}"))?;
     let found = script.clients.iter().map(|client| client.find(&node)).collect();
     let mut after = script.clone();
     after.clients.iter_mut().try_for_each(|client| client.check_after_power_loss(&node))?;
@@ -283,7 +294,11 @@ fn crashes_during_recovery_change_nothing() {
             at.extend((1..CRASHES_IN_A_ROW).map(|_| random.below(bound) as u64));
             let what = || {
                 let found = crash_recoveries(&script, &image, &at, derive(script_seed, change))?;
-                if Ok(&found) == expected.as_ref() { Ok(()) } else { Err("crashed recoveries find something else".to_owned()) }
+                if Ok(&found) == expected.as_ref() {
+                    Ok(())
+                } else {
+                    Err("crashed recoveries find something else".to_owned())
+                }
             };
             counts.note(what, &format!("recovery {number} of {seed}, crashes at changes {at:?}"));
         }

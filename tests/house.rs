@@ -126,7 +126,9 @@ fn upward_imports(source: &Source) -> Vec<Violation> {
     let named = source.file.names_below_the_crate(source.production(), source.depth());
     let judge = |(line, module): (usize, String)| match rank(&module) {
         Some(other) if other >= own => None,
-        Some(_) => Some(source.at(line, format!("{} imports {module}, which stands above", source.top_module()))),
+        Some(_) => {
+            Some(source.at(line, format!("{} imports {module}, which stands above", source.top_module())))
+        }
         None => Some(source.at(line, format!("crate::{module} is no module: name the module it lives in"))),
     };
     named.into_iter().filter_map(judge).collect()
@@ -189,7 +191,9 @@ fn missing_header(source: &Source) -> Vec<Violation> {
 fn unfinished(source: &Source) -> Vec<Violation> {
     let words = source.file.words();
     let calls = words.windows(2).filter_map(|pair| match pair {
-        [name, bang] if bang.text == "!" && ["todo", "unimplemented"].contains(&name.text.as_str()) => Some(name),
+        [name, bang] if bang.text == "!" && ["todo", "unimplemented"].contains(&name.text.as_str()) => {
+            Some(name)
+        }
         _ => None,
     });
     calls.map(|name| source.at(name.line, format!("{}!", name.text))).collect()
@@ -207,7 +211,8 @@ const RULES: &[fn(&Source) -> Vec<Violation>] = &[
 ];
 
 fn all_violations(sources: &[Source]) -> Vec<Violation> {
-    let mut found: Vec<_> = sources.iter().flat_map(|source| RULES.iter().flat_map(|rule| rule(source))).collect();
+    let mut found: Vec<_> =
+        sources.iter().flat_map(|source| RULES.iter().flat_map(|rule| rule(source))).collect();
     found.sort();
     found
 }
@@ -228,7 +233,8 @@ fn sources_of_the_crate() -> Vec<Source> {
     let mut paths = vec![];
     rust_files(&root, &mut paths);
     let read = |path: &PathBuf| {
-        let below = path.strip_prefix(&root).expect("the file lies in src/").to_string_lossy().replace('\\', "/");
+        let below =
+            path.strip_prefix(&root).expect("the file lies in src/").to_string_lossy().replace('\\', "/");
         Source::new(&below, &fs::read_to_string(path).expect("source files are UTF-8"))
     };
     let mut sources: Vec<_> = paths.iter().map(read).collect();
@@ -240,10 +246,15 @@ fn sources_of_the_crate() -> Vec<Source> {
 fn src_keeps_the_house_rules() {
     let sources = sources_of_the_crate();
     let modules: BTreeSet<_> = sources.iter().map(Source::top_module).collect();
-    let missing: Vec<_> = ORDER.iter().flat_map(|row| row.iter()).filter(|name| !modules.contains(**name)).collect();
+    let missing: Vec<_> =
+        ORDER.iter().flat_map(|row| row.iter()).filter(|name| !modules.contains(**name)).collect();
     assert!(missing.is_empty(), "src/ is read wholly, but {missing:?} were not found");
     let functions: usize = sources.iter().map(|source| source.file.functions().len()).sum();
-    assert!(functions > 5 * sources.len(), "only {functions} functions were found in {} files", sources.len());
+    assert!(
+        functions > 5 * sources.len(),
+        "only {functions} functions were found in {} files",
+        sources.len()
+    );
 
     let found = all_violations(&sources);
     let list: Vec<_> = found.iter().map(ToString::to_string).collect();
@@ -263,13 +274,20 @@ fn an_upward_import_is_found_in_every_way_to_write_it() {
     assert_eq!(upward("tree/writer.rs", "use crate::{\n  ids::SeqNo,\n  node::{self, Node},\n};\n"), [3]);
     assert_eq!(upward("tree/writer.rs", "fn f() {\n  crate :: node::go()\n}\n"), [2]);
     assert_eq!(upward("tree/writer.rs", "use super::super::node::Node;\n"), [1]);
-    assert_eq!(upward("tree/compaction/run.rs", "use super::super::super::{\n wal::Frame,\n node::Node };\n"), [3]);
+    assert_eq!(
+        upward("tree/compaction/run.rs", "use super::super::super::{\n wal::Frame,\n node::Node };\n"),
+        [3]
+    );
     assert_eq!(upward("tree/mod.rs", "use super::node;\n"), [1]);
     assert_eq!(upward("key.rs", "mod inner {\n  use super::super::storage::Storage;\n}\n"), [2]);
     assert_eq!(upward("tree/writer.rs", "macro_rules! m { () => { $crate::node::Node } }"), [1]);
     assert_eq!(upward("tree/writer.rs", "pub(in crate::node) fn f() {}"), [1]);
     assert_eq!(upward("wal/frame.rs", "use crate::memtable::Memtable;\n"), [1]);
-    assert_eq!(upward("tree/writer.rs", "use crate::Node;\n"), [1], "a re-export of the root hides the module");
+    assert_eq!(
+        upward("tree/writer.rs", "use crate::Node;\n"),
+        [1],
+        "a re-export of the root hides the module"
+    );
     assert_eq!(upward("tree/writer.rs", "use crate::*;\n"), [1]);
     assert_eq!(upward("newcomer.rs", "//! x\n"), [1], "a module without a place in the order");
 }
@@ -280,8 +298,14 @@ fn downward_imports_and_mere_mentions_are_fine() {
     assert_eq!(upward("node/open.rs", "use crate::{tree::{Tree, node}, wal::WalOptions, key};\n"), []);
     assert_eq!(upward("key.rs", "use crate::error::Error;\nuse super::ids::SeqNo;\n"), []);
     assert_eq!(upward("tree/writer.rs", "use super::node::X;\n// use crate::node::Y;\n"), []);
-    assert_eq!(upward("tree/a.rs", "/* crate::node /* nested */ */ /// crate::node::Z\nlet s = \"crate::node\";\n"), []);
-    assert_eq!(upward("tree/a.rs", "let s = r#\"crate::node \" \"#; let c = '\"'; let d = '\\''; let e: &'a str;\n"), []);
+    assert_eq!(
+        upward("tree/a.rs", "/* crate::node /* nested */ */ /// crate::node::Z\nlet s = \"crate::node\";\n"),
+        []
+    );
+    assert_eq!(
+        upward("tree/a.rs", "let s = r#\"crate::node \" \"#; let c = '\"'; let d = '\\''; let e: &'a str;\n"),
+        []
+    );
     assert_eq!(upward("tree/a.rs", "#[cfg(test)]\nmod tests {\n  use crate::node::Node;\n}\n"), []);
     assert_eq!(upward("tree/a.rs", "#[cfg(test)]\nuse crate::node::Node;\nuse crate::wal::Frame;\n"), []);
     assert_eq!(upward("tree/a_test.rs", "use crate::node::Node;\n"), []);
@@ -320,7 +344,10 @@ fn actix_fs_and_config_are_found_outside_their_places() {
     assert_eq!(lines(stray_config, "node/a.rs", "fn f() {\n ::config::Config::new()\n}\n"), [2]);
     assert_eq!(lines(stray_config, "node/a.rs", "use {config as c, bytes::Bytes};\n"), [1]);
     assert_eq!(lines(stray_config, "settings/a.rs", "use config::Config;\n"), []);
-    assert_eq!(lines(stray_config, "cli/a.rs", "use super::config::run;\nmod config;\nlet config = 1;\n"), []);
+    assert_eq!(
+        lines(stray_config, "cli/a.rs", "use super::config::run;\nmod config;\nlet config = 1;\n"),
+        []
+    );
     assert_eq!(lines(stray_config, "cli/a.rs", "fn f() { self::config::run(); x.config(); }\n"), []);
     assert_eq!(lines(stray_config, "cli/a.rs", "mod config;\nfn f() {\n config::run() }\n"), []);
     assert_eq!(lines(stray_config, "cli/a.rs", "mod other;\nfn f() {\n config::run() }\n"), [3]);
@@ -332,18 +359,32 @@ fn long_files_and_functions_are_found() {
     assert_eq!(lines(long_file, "tree/a.rs", &padded("", 400, "")), []);
     assert_eq!(lines(long_file, "tree/a.rs", &padded("", 401, "")), [1]);
     assert_eq!(lines(long_file, "tree/a_test.rs", &padded("", 401, "")), []);
-    assert_eq!(lines(long_file, "tree/a.rs", &padded("fn f() {}\n#[cfg(test)]\nmod tests {\n", 500, "}\n")), []);
+    assert_eq!(
+        lines(long_file, "tree/a.rs", &padded("fn f() {}\n#[cfg(test)]\nmod tests {\n", 500, "}\n")),
+        []
+    );
     let middle = padded("#[cfg(test)]\nmod tests { mod deep {} }\n", 401, "");
-    assert_eq!(lines(long_file, "tree/a.rs", &middle), [1], "only the test module is left out, not what follows");
+    assert_eq!(
+        lines(long_file, "tree/a.rs", &middle),
+        [1],
+        "only the test module is left out, not what follows"
+    );
 
     assert_eq!(lines(long_functions, "tree/a.rs", &padded("fn f() {\n", 68, "}\n")), []);
     assert_eq!(lines(long_functions, "tree/a.rs", &padded("fn f() {\n", 69, "}\n")), [1]);
-    let with_where = padded("impl X {\n  fn g<T>(a: [u8; 3])\n  where T: Fn(u8) -> u8,\n  {\n", 67, "  }\n}\n");
+    let with_where =
+        padded("impl X {\n  fn g<T>(a: [u8; 3])\n  where T: Fn(u8) -> u8,\n  {\n", 67, "  }\n}\n");
     assert_eq!(lines(long_functions, "tree/a.rs", &with_where), [2]);
     let declared = padded("trait T {\n  fn f(&self) -> u8;\n}\nfn g() {\n", 60, "}\n");
     assert_eq!(lines(long_functions, "tree/a.rs", &declared), [], "a function without a body has no lines");
-    assert_eq!(lines(long_functions, "tree/a.rs", &padded("type F = fn(u8) -> u8;\nstruct S {\n", 90, "}\n")), []);
-    assert_eq!(lines(long_functions, "tree/a.rs", &padded("#[cfg(test)]\nmod t { fn f() {\n", 90, "} }")), [2]);
+    assert_eq!(
+        lines(long_functions, "tree/a.rs", &padded("type F = fn(u8) -> u8;\nstruct S {\n", 90, "}\n")),
+        []
+    );
+    assert_eq!(
+        lines(long_functions, "tree/a.rs", &padded("#[cfg(test)]\nmod t { fn f() {\n", 90, "} }")),
+        [2]
+    );
 }
 
 #[test]

@@ -134,7 +134,13 @@ impl Writer {
 }
 
 /// Everything is well: all shards take writes, and a power loss takes nothing that was synced.
-fn assert_healed(writer: &mut Writer, node: &Node, disk: &SimStorage, options: &dbex::NodeOptions, seed: u64) {
+fn assert_healed(
+    writer: &mut Writer,
+    node: &Node,
+    disk: &SimStorage,
+    options: &dbex::NodeOptions,
+    seed: u64,
+) {
     for shard in 0..SHARDS {
         writer.put(node, &Writer::key_of(shard)).unwrap();
     }
@@ -204,7 +210,10 @@ fn assert_refuses(writer: &mut Writer, node: &Node, with_batches: bool) {
             assert_eq!(node.delete(&key).unwrap_err().kind(), ErrorKind::Poisoned);
         } else if let Err(error) = done {
             // A synced ack would promise batches that the sick shard may have lost.
-            assert!(with_batches && error.kind() == ErrorKind::Poisoned, "a shard that is well refuses: {error}");
+            assert!(
+                with_batches && error.kind() == ErrorKind::Poisoned,
+                "a shard that is well refuses: {error}"
+            );
         }
     }
     let mut batch = WriteBatch::new();
@@ -214,7 +223,10 @@ fn assert_refuses(writer: &mut Writer, node: &Node, with_batches: bool) {
     assert_eq!(node.write(batch).unwrap_err().kind(), ErrorKind::Poisoned);
     assert_eq!(node.sync().unwrap_err().kind(), ErrorKind::Poisoned);
     let stats = node.stats().unwrap();
-    assert!(stats.shards[SICK as usize].trouble.is_some(), "the stats do not tell that the shard is poisoned");
+    assert!(
+        stats.shards[SICK as usize].trouble.is_some(),
+        "the stats do not tell that the shard is poisoned"
+    );
     writer.ledger.check_live(&writer.find(node)).unwrap();
 }
 
@@ -226,9 +238,11 @@ fn fail_every_sync(seed: u64, place: &str, with_batches: bool) -> u64 {
         let mut is_beyond = true;
         for (number, loss) in LOSSES.into_iter().enumerate() {
             let cure = cures[(number + usize::try_from(nth).unwrap()) % cures.len()];
-            let what = format!("DBEX_TEST_SEED={seed}, sync {nth} below {place}, {loss:?}, {cure:?}, batches: {with_batches}");
-            let place = what.clone();
-            let _watchdog = Watchdog::new(HANGS_AFTER, move || place);
+            let what = format!(
+                "DBEX_TEST_SEED={seed}, sync {nth} below {place}, {loss:?}, {cure:?}, batches: {with_batches}"
+            );
+            let hanging = what.clone();
+            let _watchdog = Watchdog::new(HANGS_AFTER, move || hanging);
             let ran = std::panic::catch_unwind(|| fail_one_sync(seed, place, nth, loss, with_batches, cure));
             let hit = ran.unwrap_or_else(|panic| {
                 say(format_args!("VIOLATION {what}"));
@@ -252,7 +266,9 @@ fn a_failed_sync_of_a_log_poisons_its_shard_alone_until_it_is_reopened() {
         let seed = if round == 0 { seed } else { derive(seed, round) };
         let alone = fail_every_sync(seed, "shard-0001/wal/", false);
         let batches = fail_every_sync(derive(seed, 1), "shard-0001/wal/", true);
-        say(format_args!("io_faults: {alone} scripts with a failed sync of a log, {batches} with batches besides"));
+        say(format_args!(
+            "io_faults: {alone} scripts with a failed sync of a log, {batches} with batches besides"
+        ));
         assert!(alone > 20 && batches > 20, "the scripts sync too rarely to show anything");
     }
 }
@@ -361,6 +377,8 @@ fn a_full_disk_refuses_writes_and_the_node_goes_on_once_there_is_room() {
         reopened += 1;
         assert_healed(&mut writer, &node, &image, &options, seed);
     }
-    say(format_args!("io_faults: {rounds} full disks, {refused} writes refused, {reopened} restarts on a full disk"));
+    say(format_args!(
+        "io_faults: {rounds} full disks, {refused} writes refused, {reopened} restarts on a full disk"
+    ));
     assert!(refused > rounds, "the disks were too large to show anything");
 }

@@ -261,8 +261,11 @@ impl Writer {
     fn check(&mut self, client: &mut RespClient) -> Result<usize, String> {
         let keys: Vec<_> = self.keys.keys().cloned().collect();
         for keys in keys.chunks(100) {
-            let words: Vec<&[u8]> = [&b"MGET"[..]].into_iter().chain(keys.iter().map(Vec::as_slice)).collect();
-            let Ok(Reply::Array(values)) = client.call(&words) else { return Err("no reply to MGET".to_owned()) };
+            let words: Vec<&[u8]> =
+                [&b"MGET"[..]].into_iter().chain(keys.iter().map(Vec::as_slice)).collect();
+            let Ok(Reply::Array(values)) = client.call(&words) else {
+                return Err("no reply to MGET".to_owned());
+            };
             for (key, value) in keys.iter().zip(values) {
                 let Reply::Bulk(found) = value else { return Err(format!("MGET: {value:?}")) };
                 self.check_key(key, found)?;
@@ -275,10 +278,18 @@ impl Writer {
             reply => return Err(format!("GET: {reply:?}")),
         };
         if found < self.counted || found > self.counted + self.counting {
-            return Err(format!("the counter is {found}, was {} and {} on the way", self.counted, self.counting));
+            return Err(format!(
+                "the counter is {found}, was {} and {} on the way",
+                self.counted, self.counting
+            ));
         }
         (self.counted, self.counting) = (found, 0);
-        let together: Vec<_> = self.together().iter().filter_map(|key| self.keys.get(key)).map(|line| line.acked.clone()).collect();
+        let together: Vec<_> = self
+            .together()
+            .iter()
+            .filter_map(|key| self.keys.get(key))
+            .map(|line| line.acked.clone())
+            .collect();
         if together.iter().any(|value| *value != together[0]) {
             return Err(format!("half an MSET is there: {together:?}"));
         }
@@ -289,7 +300,9 @@ impl Writer {
         let line = self.keys.get_mut(key).unwrap();
         if line.acked != found && !line.sent.contains(&found) {
             let show = |value: &Option<Vec<u8>>| {
-                value.as_ref().map_or("none".to_owned(), |value| value[..value.len().min(12)].escape_ascii().to_string())
+                value.as_ref().map_or("none".to_owned(), |value| {
+                    value[..value.len().min(12)].escape_ascii().to_string()
+                })
             };
             let sent: Vec<_> = line.sent.iter().map(show).collect();
             return Err(format!(
@@ -341,7 +354,11 @@ fn no_reply_is_forgotten_by_a_server_that_is_killed() {
             }
             let is_enough = enough.wait();
             server.kill();
-            assert!(is_enough, "the server ended all connections by itself; its log:\n{}", log_of(dir.path()));
+            assert!(
+                is_enough,
+                "the server ended all connections by itself; its log:\n{}",
+                log_of(dir.path())
+            );
         });
     }
     let acked: usize = writers.iter().map(|writer| writer.acked).sum();

@@ -27,8 +27,8 @@ use std::{
 
 use bytes::Bytes;
 use dbex::{
-    CompactionStrategy, Compression, Durability, Env, Error, ErrorKind, Expected, IoBudget, KeyRange, NodeOptions,
-    PutOptions, Step, WriteBatch, blocking,
+    CompactionStrategy, Compression, Durability, Env, Error, ErrorKind, Expected, IoBudget, KeyRange,
+    NodeOptions, PutOptions, Step, WriteBatch, blocking,
     storage::{DiskStorage, Storage, sim::SimStorage},
 };
 use face::{Face, OpenScan, ScanOrder};
@@ -109,7 +109,8 @@ fn random_options(random: &mut Random, dir: &Path, shards: u32) -> NodeOptions {
     options.block_cache_bytes = *random.pick(&[0, 4 << 10, 64 << 10, 1 << 20]);
     options.filter_bytes_max = *random.pick(&[0, 1 << 10, 1 << 20]);
     options.queue_bytes = *random.pick(&[64 << 10, 1 << 20]);
-    options.io_budget = *random.pick(&[IoBudget::Unlimited, IoBudget::Auto, IoBudget::BytesPerSecond(1 << 30)]);
+    options.io_budget =
+        *random.pick(&[IoBudget::Unlimited, IoBudget::Auto, IoBudget::BytesPerSecond(1 << 30)]);
     options.max_open_files = *random.pick(&[16, 20, 1000]);
     options.flush_workers = random.between(1, 2);
     options.compaction_workers = random.between(1, 3);
@@ -132,14 +133,19 @@ impl Sequence {
         let world = World::new(seed, on_disk);
         let shards = u32::try_from(random.between(1, 5)).unwrap();
         let options = random_options(&mut random, &world.dir, shards);
-        let node = blocking::Node::open_with(options.clone(), Env::with_storage(Arc::clone(&world.storage))).unwrap();
+        let node = blocking::Node::open_with(options.clone(), Env::with_storage(Arc::clone(&world.storage)))
+            .unwrap();
         let keys = *random.pick(&[20, 100, 400, 1500]);
         let latest = Arc::new(Mutex::new(node.clone()));
         Self { random, node, latest, model: Model::new(), options, world, keys, scans: vec![], reopens: 0 }
     }
 
     fn face(&mut self) -> Face {
-        if self.random.permille(500) { Face::Blocking(self.node.clone()) } else { Face::Async(self.node.to_async()) }
+        if self.random.permille(500) {
+            Face::Blocking(self.node.clone())
+        } else {
+            Face::Async(self.node.to_async())
+        }
     }
 
     /// A key among the sequence's; of several shapes: text, numbers, long common prefixes, high bytes.
@@ -290,7 +296,10 @@ impl Sequence {
         let key = self.key();
         let by = *self.random.pick(&[1, -1, 1000, i64::MAX]);
         let done = self.face().increment(&key, by);
-        let before = self.model.get(&key).map_or(Some(0), |value| std::str::from_utf8(value).ok()?.parse::<i64>().ok());
+        let before = self
+            .model
+            .get(&key)
+            .map_or(Some(0), |value| std::str::from_utf8(value).ok()?.parse::<i64>().ok());
         match before.and_then(|before| before.checked_add(by)) {
             Some(sum) => {
                 assert_eq!(done.unwrap(), sum);
@@ -375,7 +384,11 @@ impl Sequence {
         let rest = expected.split_off(found.len().min(expected.len()));
         assert_eq!(keys_of(&found), keys_of(&expected), "{order:?}");
         assert!(found == expected, "a scan finds the right keys with wrong values: {order:?}");
-        assert!(found.len() == first || rest.is_empty(), "{order:?} ends too early, before {:?}", keys_of(&rest));
+        assert!(
+            found.len() == first || rest.is_empty(),
+            "{order:?} ends too early, before {:?}",
+            keys_of(&rest)
+        );
         if self.scans.len() < 4 {
             self.scans.push((scan, rest));
         }
@@ -388,7 +401,11 @@ impl Sequence {
         let behind = rest.split_off(found.len().min(rest.len()));
         assert_eq!(keys_of(&found), keys_of(rest), "a scan that goes on after writes");
         assert!(found == *rest, "a scan that goes on after writes finds the right keys with wrong values");
-        assert!(found.len() == count || behind.is_empty(), "a scan ends too early, before {:?}", keys_of(&behind));
+        assert!(
+            found.len() == count || behind.is_empty(),
+            "a scan ends too early, before {:?}",
+            keys_of(&behind)
+        );
         *rest = behind;
         if found.len() < count {
             self.scans.pop();
@@ -442,9 +459,14 @@ impl Sequence {
         }
         self.face().settle().unwrap();
         let stats = self.face().stats().unwrap();
-        let tables: u64 = stats.shards.iter().flat_map(|shard| &shard.tree.levels).map(|level| level.tables).sum();
+        let tables: u64 =
+            stats.shards.iter().flat_map(|shard| &shard.tree.levels).map(|level| level.tables).sum();
         self.face().close().unwrap();
-        assert_eq!(self.world.table_files() as u64, tables, "files of tables that no version has, or the other way round");
+        assert_eq!(
+            self.world.table_files() as u64,
+            tables,
+            "files of tables that no version has, or the other way round"
+        );
         self.reopen();
         self.face().close().unwrap();
     }
@@ -488,7 +510,9 @@ fn a_node_is_a_sorted_map() {
                 sequence.end();
             }));
             if let Err(panic) = ran {
-                say(format_args!("VIOLATION in the sequence with DBEX_TEST_SEED={seed}, first opened with {options}"));
+                say(format_args!(
+                    "VIOLATION in the sequence with DBEX_TEST_SEED={seed}, first opened with {options}"
+                ));
                 std::panic::resume_unwind(panic);
             }
         }

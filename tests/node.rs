@@ -188,7 +188,11 @@ fn read_modify_write_runs_in_the_turn_and_fails_alone() {
     assert_eq!(node.increment("big", 1).unwrap_err().kind(), ErrorKind::Invalid);
     let panicked = node.update("text", |_: Option<&[u8]>| -> Option<Bytes> { panic!("planted") });
     assert_eq!(panicked.unwrap_err().kind(), ErrorKind::Internal);
-    assert_eq!(node.get("text").unwrap().as_deref(), Some(&b"abc"[..]), "the panic failed its own request only");
+    assert_eq!(
+        node.get("text").unwrap().as_deref(),
+        Some(&b"abc"[..]),
+        "the panic failed its own request only"
+    );
     node.put("text", "after").unwrap();
 }
 
@@ -338,7 +342,8 @@ fn the_api_of_the_design_is_there() {
     is_shared::<Node>();
     is_shared::<blocking::Node>();
     let dir = tempfile::tempdir().unwrap();
-    let settings = Settings::builder().data_dir(dir.path()).shards(2).memtable_bytes(1 << 20).build().unwrap();
+    let settings =
+        Settings::builder().data_dir(dir.path()).shards(2).memtable_bytes(1 << 20).build().unwrap();
     pollster::block_on(async {
         let node = Node::open_with(settings, Env::system()).await.unwrap();
         // A future outlives what it was made from.
@@ -358,7 +363,9 @@ fn the_api_of_the_design_is_there() {
 
 #[test]
 fn messages_give_the_same_answers_and_carry_permits() {
-    use dbex::messages::{Close, Compact, Delete, Flush, Get, MultiGet, Put, Scan, Settle, Stats, Sync, Write};
+    use dbex::messages::{
+        Close, Compact, Delete, Flush, Get, MultiGet, Put, Scan, Settle, Stats, Sync, Write,
+    };
     let dir = tempfile::tempdir().unwrap();
     let options = options(&dir, 2);
     actix::System::new().block_on(async move {
@@ -372,7 +379,10 @@ fn messages_give_the_same_answers_and_carry_permits() {
         to.send(Write::new(batch)).await.unwrap().unwrap();
         to.send(Delete::new("b")).await.unwrap().unwrap();
         assert_eq!(to.send(Get::new("k")).await.unwrap().unwrap().as_deref(), Some(&b"v"[..]));
-        assert_eq!(to.send(MultiGet::new(["a", "b"])).await.unwrap().unwrap(), [Some(Bytes::from("1")), None]);
+        assert_eq!(
+            to.send(MultiGet::new(["a", "b"])).await.unwrap().unwrap(),
+            [Some(Bytes::from("1")), None]
+        );
         assert_eq!(to.send(Scan::new(.., 2)).await.unwrap().unwrap().len(), 2);
         to.send(Sync).await.unwrap().unwrap();
         to.send(Flush).await.unwrap().unwrap();

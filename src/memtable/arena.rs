@@ -17,7 +17,7 @@ use super::{
     Entry, KeyHash, SeqNo, ValueKind,
     counters::Counters,
     index::{Index, tag_of},
-    layout::{ALIGN, EXPIRY, Header, LINK_RECORD, Links, Shape},
+    layout::{ALIGN, Header, LINK_RECORD, Links, Shape},
     sync::{Arc, AtomicPtr, Ordering, Witness, ZEROED_ATOMICS_ARE_VALID},
 };
 
@@ -64,9 +64,8 @@ impl<'a> Record<'a> {
 
     #[inline]
     pub(super) fn key(self) -> &'a [u8] {
-        let shape = self.header().shape;
-        // SAFETY: the record is complete, and its shape says where its key lies.
-        unsafe { slice::from_raw_parts(self.at.cast::<u8>().add(shape.key_offset()), shape.key_len()) }
+        // SAFETY: the record is complete: its key lies behind its header, as long as its shape says.
+        unsafe { slice::from_raw_parts(self.at.add(1).cast(), self.header().shape.key_len()) }
     }
 
     #[inline]
@@ -75,7 +74,7 @@ impl<'a> Record<'a> {
         let [kind, ..] = seqno_kind.to_le_bytes();
         // SAFETY: the record is complete, and its shape says where its expiry and its value lie.
         let (expires_at_ms, value) = unsafe {
-            let expiry = self.at.byte_add(shape.key_offset()).byte_sub(EXPIRY).cast::<u64>();
+            let expiry = self.at.byte_add(shape.expiry_offset()).cast::<u64>();
             let value = self.at.cast::<u8>().add(shape.value_offset());
             (shape.expires().then(|| expiry.read()), slice::from_raw_parts(value, shape.value_len()))
         };
@@ -92,9 +91,10 @@ impl<'a> Record<'a> {
     #[inline]
     pub(super) fn links(self) -> Option<(Self, Self)> {
         self.header().shape.is_chained().then(|| {
-            // SAFETY: a chained record has links behind its header, to records that were complete before it.
+            // SAFETY: a chained record has links behind its key, to records that were complete before it.
             unsafe {
-                let Links { older, jump } = self.at.add(1).cast::<Links>().read();
+                let links = self.at.byte_add(self.header().shape.links_offset()).cast::<Links>();
+                let Links { older, jump } = links.read();
                 (Self::new(older), Self::new(jump))
             }
         })
@@ -122,6 +122,18 @@ impl Slot {
     pub(super) fn load(&self) -> Option<Tagged<'_>> {
         let at = self.0.load(Ordering::Acquire);
         (!at.is_null()).then_some(Tagged { at, slot: PhantomData })
+    }
+
+    /// Asks for the slot's cache line, and does not wait for it.
+    #[inline]
+    #[cfg_attr(not(target_arch = "x86_64"), expect(clippy::unused_self, reason = "no stable prefetch there"))]
+    pub(super) fn prefetch(&self) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a hint; it has no effect but on the cache.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(ptr::from_ref(self).cast());
+        }
     }
 
     /// Lets readers find a record of the arena that this slot belongs to.
@@ -222,6 +234,8 @@ fn chunk_layout(bytes: usize) -> Layout {
 pub(super) struct ArenaWriter {
     arena: Arc<Arena>,
     space: Space,
+    /// How many more keys the last index takes.
+    key_room: usize,
 }
 
 // SAFETY: what its pointers lead to belongs to the arena, and only this writer writes there.
@@ -239,7 +253,7 @@ impl ArenaWriter {
         arena.counters.add_allocated(arena.index.bytes());
         let next_chunk = largest_chunk.min(FIRST_CHUNK);
         let space = Space { free: ptr::null_mut(), room: 0, next_chunk, largest_chunk, used_bytes: 0 };
-        Self { arena: Arc::new(arena), space }
+        Self { key_room: arena.index.most_keys(), arena: Arc::new(arena), space }
     }
 
     pub(super) fn arena(&self) -> &Arc<Arena> {
@@ -254,26 +268,31 @@ impl ArenaWriter {
     /// Adds an entry; on return readers find it.
     #[inline]
     pub(super) fn insert(&mut self, hash: KeyHash, entry: &Entry<'_>) {
-        let (arena, mixed) = (&*self.arena, hash.mixed());
-        let (mut slot, newest) = arena.index.locate(mixed, entry.key);
-        let jump = newest.map(|newest| {
-            assert!(newest.seqno() < entry.seqno, "versions of a key arrive in ascending order");
-            (newest, newest.next_jump())
-        });
-        if newest.is_none() {
-            let added = arena.index.make_room(arena.counters.keys());
-            if added > 0 {
-                arena.counters.add_allocated(added);
-                slot = arena.index.locate(mixed, entry.key).0;
-            }
+        let mixed = hash.mixed();
+        if self.key_room == 0 {
+            self.add_index();
         }
-        let shape = Shape::of(entry, jump.map(|(_, (_, rank))| rank));
-        let links = jump.map(|(older, (jump, _))| Links { older: older.at, jump: jump.at });
-        let record = self.space.take(arena, shape.record_bytes());
+        let (slot, newest) = self.arena.index.locate(mixed, entry.key);
+        let (mut shape, mut links) = (Shape::of(entry), None);
+        if let Some(older) = newest {
+            assert!(older.seqno() < entry.seqno, "versions of a key arrive in ascending order");
+            let (jump, rank) = older.next_jump();
+            shape = shape.chained(rank);
+            links = Some(Links { older: older.at, jump: jump.at });
+        }
+        let record = self.space.take(&self.arena, shape.record_bytes());
         // SAFETY: `record` leads to free room for a record of this shape.
         unsafe { write_record(record, entry, shape, links) };
         slot.publish(record, tag_of(mixed));
-        arena.counters.add_entry(entry, newest.is_none());
+        self.key_room -= usize::from(newest.is_none());
+        self.arena.counters.add_entry(entry, newest.is_none());
+    }
+
+    #[cold]
+    fn add_index(&mut self) {
+        let added = self.arena.index.extend();
+        self.key_room = added.most_keys();
+        self.arena.counters.add_allocated(added.bytes());
     }
 }
 
@@ -345,15 +364,15 @@ unsafe fn write_record(at: *mut Header, entry: &Entry<'_>, shape: Shape, links: 
     // SAFETY: all of this lies within the record.
     unsafe {
         at.write(Header { witness: Witness::new(), seqno_kind, shape });
+        ptr::copy_nonoverlapping(entry.key.as_ptr(), at.add(1).cast(), entry.key.len());
         if let Some(links) = links {
-            at.add(1).cast::<Links>().write(links);
+            at.byte_add(shape.links_offset()).cast::<Links>().write(links);
         }
-        let key = at.byte_add(shape.key_offset()).cast::<u8>();
         if let Some(expiry) = entry.expires_at_ms {
-            at.byte_add(shape.key_offset()).byte_sub(EXPIRY).cast::<u64>().write(expiry);
+            at.byte_add(shape.expiry_offset()).cast::<u64>().write(expiry);
         }
-        ptr::copy_nonoverlapping(entry.key.as_ptr(), key, entry.key.len());
-        ptr::copy_nonoverlapping(entry.value.as_ptr(), key.add(entry.key.len()), entry.value.len());
+        let value = at.byte_add(shape.value_offset()).cast();
+        ptr::copy_nonoverlapping(entry.value.as_ptr(), value, entry.value.len());
     }
 }
 

@@ -61,25 +61,25 @@ impl Index {
         }
     }
 
-    /// Makes sure that the empty slot of one more key leaves another empty, `keys` being all that are in; the
-    /// writer only. Returns the bytes of an index that it had to add.
-    pub(super) fn make_room(&self, keys: usize) -> usize {
-        let (mut last, mut keys_in_last) = (self, keys);
-        while let Some(next) = last.next.get() {
-            keys_in_last -= last.most_keys();
-            last = next;
+    /// Asks for the cache line of a key's home slot, and does not wait for it.
+    #[inline]
+    pub(super) fn prefetch(&self, mixed: u64) {
+        if let Some(slot) = self.slots.get(home_of(mixed, self.slots.len())) {
+            slot.prefetch();
         }
-        if keys_in_last < last.most_keys() {
-            return 0;
-        }
-        let next = Self::new(last.slots.len() * 2);
-        let bytes = next.bytes();
-        last.next.get_or_init(|| Box::new(next));
-        bytes
     }
 
-    /// How many keys it takes before the next index takes over.
-    const fn most_keys(&self) -> usize {
+    /// Adds an index for the keys to come, twice as large as the last; the writer only.
+    pub(super) fn extend(&self) -> &Self {
+        let mut last = self;
+        while let Some(next) = last.next.get() {
+            last = next;
+        }
+        last.next.get_or_init(|| Box::new(Self::new(last.slots.len() * 2)))
+    }
+
+    /// How many keys it takes before the next index has to take over: some slots stay empty.
+    pub(super) const fn most_keys(&self) -> usize {
         self.slots.len() / 8 * 7
     }
 

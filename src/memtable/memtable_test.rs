@@ -13,7 +13,7 @@ use std::{
 
 use proptest::prelude::*;
 
-use super::{Memtable, MemtableCursor, MemtableOptions, MemtableWriter, memtable};
+use super::{Memtable, MemtableCursor, MemtableOptions, MemtableWriter, arena::ArenaWriter, memtable};
 use crate::{
     entry::{Cursor, Entry, ValueKind},
     ids::SeqNo,
@@ -181,6 +181,26 @@ fn an_old_version_of_a_hot_key_is_found() {
         assert_eq!([at(seqno(n)), at(seqno(n) + 2)], [Some(seqno(n)); 2]);
     }
     assert_eq!(at(SeqNo::MAX.get()), Some(seqno(2999)));
+}
+
+#[test]
+fn jumps_lead_as_far_back_as_their_rank_says() {
+    const VERSIONS: u64 = 5000;
+    let mut writer = ArenaWriter::new(8, 64 << 10);
+    for n in 1..=VERSIONS {
+        writer.insert(hash(b"k"), &entry(b"k", n, b""));
+    }
+    let (_, newest) = writer.arena().index.locate(hash(b"k").mixed(), b"k");
+    let (mut record, mut highest) = (newest.unwrap(), 0);
+    for n in (2..=VERSIONS).rev() {
+        let (older, jump) = record.links().unwrap();
+        assert_eq!([record.seqno().get(), older.seqno().get()], [n, n - 1]);
+        assert_eq!(jump.seqno().get(), n - ((1 << record.rank()) - 1));
+        highest = highest.max(record.rank());
+        record = older;
+    }
+    assert!(record.links().is_none());
+    assert_eq!(highest, 12, "the highest jump spans most of the versions");
 }
 
 #[test]

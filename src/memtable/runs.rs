@@ -82,7 +82,7 @@ fn sort_from(items: &mut [Item<'_>], at: usize) {
     let deeper = at + WORD;
     for alike in items.chunk_by_mut(|a, b| a.word == b.word) {
         let Some((&Item { word, .. }, [_, ..])) = alike.split_first() else { continue };
-        // Where a key ends inside the word, its padding hides which of two keys is longer.
+        // Behind the end of a key there is only padding: further words need not tell these keys apart.
         if deeper >= DEEPEST_WORD || alike.iter().any(|item| item.record.key().len() < deeper) {
             alike.sort_unstable_by(order_of_records);
             continue;

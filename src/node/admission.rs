@@ -51,9 +51,9 @@ impl Admission {
     pub(super) fn try_acquire(&self, bytes: usize) -> Result<Permit> {
         match Arc::clone(&self.bytes).try_acquire_many_owned(self.clamp(bytes)) {
             Ok(held) => Ok(Permit { held }),
-            Err(tokio::sync::TryAcquireError::NoPermits) => Err(Error::busy(
-                "too many bytes wait to be written: wait with `admit`, or try again later",
-            )),
+            Err(tokio::sync::TryAcquireError::NoPermits) => {
+                Err(Error::busy("too many bytes wait to be written: wait with `admit`, or try again later"))
+            }
             Err(tokio::sync::TryAcquireError::Closed) => Err(Error::closed()),
         }
     }

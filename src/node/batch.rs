@@ -109,7 +109,7 @@ impl NodeCore {
         synced: bool,
     ) -> Result<()> {
         for (shard, _) in turns.values() {
-            shard.check_writable().and_then(|()| shard.tree.writable())?;
+            shard.check_takes_writes()?;
         }
         let ran = catch_unwind(AssertUnwindSafe(|| self.commit_together(&mut turns, batches, synced)));
         let Ok(result) = ran else {
@@ -142,21 +142,30 @@ impl NodeCore {
             return Err(error);
         }
         if synced && let Err(error) = self.sync_participants(turns) {
-            turns.values_mut().for_each(|(_, turn)| turn.writer.abandon());
+            for (_, turn) in turns.values_mut() {
+                turn.writer.abandon();
+            }
             return Err(error);
         }
-        turns.values_mut().for_each(|(_, turn)| turn.writer.apply());
+        for (_, turn) in turns.values_mut() {
+            turn.writer.apply();
+        }
         Ok(())
     }
 
     /// Stages each batch's frames. A batch's id is the first sequence number of its range; in each participant
     /// its writes count up from there, so that a participant has flushed all of them once its flushed position reaches the last.
-    fn stage_batches(&self, turns: &mut Turns<'_>, batches: &[&BTreeMap<usize, Vec<OwnedWrite>>]) -> Vec<BatchId> {
+    fn stage_batches(
+        &self,
+        turns: &mut Turns<'_>,
+        batches: &[&BTreeMap<usize, Vec<OwnedWrite>>],
+    ) -> Vec<BatchId> {
         let mut ids = Vec::with_capacity(batches.len());
         for parts in batches {
             let longest = parts.values().map(Vec::len).max().unwrap_or_default();
             let id = BatchId(self.take_seqnos(longest as u64).get());
-            let participants: Vec<_> = parts.keys().filter_map(|i| u32::try_from(*i).ok()).map(ShardId).collect();
+            let participants: Vec<_> =
+                parts.keys().filter_map(|i| u32::try_from(*i).ok()).map(ShardId).collect();
             for (index, writes) in *parts {
                 if let Some((_, turn)) = turns.get_mut(index) {
                     turn.writer.begin_frame(FrameKind::Batch { id, participants: participants.clone() });
@@ -190,7 +199,10 @@ impl NodeCore {
             tracing::error!(shard = shard.index, error = %error, "cannot cancel a batch: the shard refuses writes until it is re-opened");
             shard.fail(Error::with_source(
                 ErrorKind::Poisoned,
-                format!("shard {} could not take back half a batch: re-open it (`reopen_shards`)", shard.index),
+                format!(
+                    "shard {} could not take back half a batch: re-open it (`reopen_shards`)",
+                    shard.index
+                ),
                 error,
             ));
         }

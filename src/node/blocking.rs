@@ -83,7 +83,12 @@ impl Node {
     ///
     /// # Errors
     /// As [`Node::put`].
-    pub fn put_with(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>, options: PutOptions) -> Result<()> {
+    pub fn put_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        options: PutOptions,
+    ) -> Result<()> {
         self.write_one(key.as_ref(), Some(value.as_ref()), options)
     }
 

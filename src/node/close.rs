@@ -94,7 +94,14 @@ fn end_writes(core: &NodeCore) {
     for shard in core.open_shards() {
         let (reply, answer) = oneshot::channel();
         let barrier = Work::Steps { steps: vec![], reply };
-        let sent = pollster::block_on(core.dispatch(&shard, barrier, 0, Durability::Buffered, Caller::Blocking, None));
+        let sent = pollster::block_on(core.dispatch(
+            &shard,
+            barrier,
+            0,
+            Durability::Buffered,
+            Caller::Blocking,
+            None,
+        ));
         if sent.is_ok() {
             // The answer comes, or the shard has failed and its actor has dropped the request.
             let _ = answer.recv();

@@ -22,7 +22,7 @@ const TICK: Duration = Duration::from_millis(100);
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// A shard that panics more often than this within [`PANIC_WINDOW`] stays closed until `reopen_shards`.
 const MAX_PANICS: usize = 5;
-const PANIC_WINDOW: Duration = Duration::from_secs(60);
+const PANIC_WINDOW: Duration = Duration::from_mins(1);
 
 /// The actor; see the module. One a node.
 pub struct Coordinator {
@@ -258,7 +258,10 @@ impl Handler<ShardFailed> for Coordinator {
             tracing::error!(shard = failed.shard, "a shard panicked; re-opening it from disk");
             reopen::start(&self.core, None);
         } else {
-            tracing::error!(shard = failed.shard, "a shard keeps panicking; it stays closed until `reopen_shards`");
+            tracing::error!(
+                shard = failed.shard,
+                "a shard keeps panicking; it stays closed until `reopen_shards`"
+            );
         }
     }
 }
@@ -277,6 +280,7 @@ impl Handler<StartShards> for Coordinator {
                 self.start_shard(&shard);
             }
         }
+        (0..self.core.shards.len()).for_each(|index| self.core.note_memory(index));
         self.core.note_progress();
         self.schedule();
     }

@@ -37,10 +37,7 @@ impl GrantBook {
 
     /// The places that are free now.
     pub(super) fn free(&self) -> FreeWorkers {
-        FreeWorkers {
-            flush: self.flush.available_permits(),
-            compaction: self.compaction.available_permits(),
-        }
+        FreeWorkers { flush: self.flush.available_permits(), compaction: self.compaction.available_permits() }
     }
 
     /// Takes a place for a job of `class` in the incarnation of a shard that `jobs` belongs to.

@@ -92,7 +92,11 @@ impl Node {
                 let _ = reply.send(open::open(options, env).map(Self::from_core));
             });
             threads.spawn("dbex-open", body).map_err(|error| {
-                Error::with_source(crate::error::ErrorKind::Io, "cannot start a thread to open the node", error)
+                Error::with_source(
+                    crate::error::ErrorKind::Io,
+                    "cannot start a thread to open the node",
+                    error,
+                )
             })?;
             answer.await.map_err(|_| Error::internal("opening the node panicked"))?
         }

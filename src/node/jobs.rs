@@ -7,7 +7,7 @@ use super::{
     budget::IoClass,
     coordinator::JobDone,
     grant::Grant,
-    node_core::NodeCore,
+    node_core::{NodeCore, note_sync},
     shard_core::ShardCore,
 };
 use crate::{
@@ -43,7 +43,7 @@ impl Drop for Report {
         if self.class == IoClass::Flush {
             self.shard.set_job_error(error);
         }
-        self.core.note_memory(&self.shard);
+        self.core.note_memory(self.shard.index);
         if let Some(coordinator) = self.core.coordinator.get() {
             coordinator.do_send(JobDone { shard: self.shard.index, class: self.class, failed });
         }
@@ -78,25 +78,24 @@ pub(super) fn compact(core: &Arc<NodeCore>, shard: &Arc<ShardCore>, plan: Compac
     let mut report = Report::new(core, shard, IoClass::Compaction);
     let started = core.env.clock.monotonic();
     let pace: Arc<dyn Pace> = Arc::new(grant);
-    report.result = shard
-        .tree
-        .run_compaction(plan, &pace)
-        .and_then(|output| shard.tree.install_compaction(output))
-        .map(|done| {
-            tracing::info!(
-                shard = shard.index,
-                from = %done.from,
-                to = %done.to,
-                tables_in = done.tables_in,
-                tables_out = done.tables_out,
-                bytes_read = done.bytes_read,
-                bytes = done.bytes_written,
-                entries_dropped = done.entries_dropped,
-                moved = done.moved,
-                duration_ms = millis(core, started),
-                "compacted"
-            );
-        });
+    report.result =
+        shard.tree.run_compaction(plan, &pace).and_then(|output| shard.tree.install_compaction(output)).map(
+            |done| {
+                tracing::info!(
+                    shard = shard.index,
+                    from = %done.from,
+                    to = %done.to,
+                    tables_in = done.tables_in,
+                    tables_out = done.tables_out,
+                    bytes_read = done.bytes_read,
+                    bytes = done.bytes_written,
+                    entries_dropped = done.entries_dropped,
+                    moved = done.moved,
+                    duration_ms = millis(core, started),
+                    "compacted"
+                );
+            },
+        );
     drop(pace);
 }
 
@@ -107,7 +106,7 @@ pub(super) fn sync_round(core: &NodeCore) {
         if wal.written() != wal.synced() && !wal.is_poisoned() {
             let result = wal.sync().map(|_| ());
             // A failure is logged there, and poisons the shard; the round goes on with the others.
-            let _ = core.note_sync(&shard, result);
+            let _ = note_sync(&shard, result);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     budget::IoClass,
-    node_core::NodeCore,
+    node_core::{NodeCore, note_sync},
     open::in_parallel,
     options::Durability,
     reopen,
@@ -36,7 +36,7 @@ impl NodeCore {
         self.on_sync_worker(move || {
             let mut result = Ok(());
             for shard in core.open_shards() {
-                result = result.and(core.note_sync(&shard, shard.tree.wal().sync().map(|_| ())));
+                result = result.and(note_sync(&shard, shard.tree.wal().sync().map(|_| ())));
             }
             result
         })
@@ -130,9 +130,10 @@ impl NodeCore {
             let _ = reply.send(done.into_iter().collect::<Result<()>>());
         });
         // NOTE: not on the compaction workers: their queued jobs hold the grants that this one waits for.
-        self.env.threads.spawn("dbex-compact-now", body).map_err(|error| {
-            Error::with_source(ErrorKind::Io, "cannot start a thread to compact", error)
-        })?;
+        self.env
+            .threads
+            .spawn("dbex-compact-now", body)
+            .map_err(|error| Error::with_source(ErrorKind::Io, "cannot start a thread to compact", error))?;
         answer.await.map_err(|_| Error::internal("a compaction panicked"))?
     }
 
@@ -172,7 +173,10 @@ impl NodeCore {
         answer.await.map_err(|_| Error::internal("the re-opening panicked"))?
     }
 
-    async fn on_sync_worker<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    async fn on_sync_worker<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         let job = Box::new(move || {
             let _ = reply.send(work());

@@ -34,10 +34,7 @@ use super::{
     write_batch::WriteBatch,
     write_path::Caller,
 };
-use crate::{
-    error::Result,
-    key::KeyRange,
-};
+use crate::{error::Result, key::KeyRange};
 
 /// Reads a key. Reply: its value, or `None`.
 #[derive(Clone, Debug, Message)]

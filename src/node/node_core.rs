@@ -209,7 +209,8 @@ impl NodeCore {
     /// # Errors
     /// Why the shard did not open.
     pub(super) fn shard(&self, index: usize) -> Result<Arc<ShardCore>> {
-        let slot = self.shards.get(index).ok_or_else(|| Error::internal("a shard index beyond the node's"))?;
+        let slot =
+            self.shards.get(index).ok_or_else(|| Error::internal("a shard index beyond the node's"))?;
         slot.load().open().cloned()
     }
 
@@ -275,28 +276,10 @@ impl NodeCore {
             }))?;
         }
         drop(done);
-        let mut result = self.note_sync(mine, mine.tree.wal().sync().map(|_| ()));
+        let mut result = note_sync(mine, mine.tree.wal().sync().map(|_| ()));
         for _ in others {
             let other = results.recv().unwrap_or_else(|_| Err(Error::internal("a sync worker panicked")));
             result = result.and(other);
-        }
-        result
-    }
-
-    /// Logs a failed sync of a shard's log; the log itself refuses everything from then on.
-    pub(super) fn note_sync(&self, shard: &ShardCore, result: Result<()>) -> Result<()> {
-        if let Err(error) = &result
-            && shard.check_writable().is_ok()
-        {
-            tracing::error!(shard = shard.index, error = %error, "a sync failed: the shard refuses writes until it is re-opened");
-            shard.fail(Error::with_source(
-                ErrorKind::Poisoned,
-                format!(
-                    "a sync of shard {} failed: it refuses writes until it is re-opened (`reopen_shards`)",
-                    shard.index
-                ),
-                error.clone(),
-            ));
         }
         result
     }
@@ -306,13 +289,20 @@ impl NodeCore {
         self.tell_news(shard);
     }
 
-    /// Brings the account of a shard's memory up to date, and has whoever should seal do so.
-    pub(super) fn note_memory(&self, shard: &ShardCore) {
-        let load = shard.tree.load();
-        if load.flush_due || shard.tree.wants_segment() {
-            self.tell_news(shard);
-        }
-        let largest = self.accountant.note(shard.index, load.active_bytes, load.sealed_bytes);
+    /// Brings the account of a shard's memory up to date, and has whoever should seal do so. What counts is
+    /// the present incarnation, also when an old one's job asks.
+    pub(super) fn note_memory(&self, index: usize) {
+        let Some(slot) = self.shards.get(index) else { return };
+        let largest = self.accountant.note(index, || match slot.load().open() {
+            Ok(shard) => {
+                let load = shard.tree.load();
+                if load.flush_due || shard.tree.wants_segment() {
+                    self.tell_news(shard);
+                }
+                (load.active_bytes, load.sealed_bytes)
+            }
+            Err(_) => (0, 0),
+        });
         if let Some(largest) = largest
             && let Ok(other) = self.shard(largest)
         {
@@ -369,6 +359,24 @@ impl NodeCore {
         tracing::debug!(shard = shard.index, waited_us = waited.as_micros(), "a writer waited for a flush");
         Ok(())
     }
+}
+
+/// Logs a failed sync of a shard's log; the log itself refuses everything from then on.
+pub(super) fn note_sync(shard: &ShardCore, result: Result<()>) -> Result<()> {
+    if let Err(error) = &result
+        && shard.check_writable().is_ok()
+    {
+        tracing::error!(shard = shard.index, error = %error, "a sync failed: the shard refuses writes until it is re-opened");
+        shard.fail(Error::with_source(
+            ErrorKind::Poisoned,
+            format!(
+                "a sync of shard {} failed: it refuses writes until it is re-opened (`reopen_shards`)",
+                shard.index
+            ),
+            error.clone(),
+        ));
+    }
+    result
 }
 
 fn duration_ns(duration: Duration) -> u64 {

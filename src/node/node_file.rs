@@ -121,8 +121,7 @@ pub(super) fn begin_making(storage: &dyn Storage, dir: &Path, record: &NodeRecor
     let mut bytes = vec![];
     let head = RecordHead { magic: MAGIC, kind: KIND, version: VERSION, skippable: false };
     put_record(&mut bytes, head, 0, &to_archive(record)?);
-    let file =
-        storage.open(&path, OpenMode::CreateNew).map_err(|error| Error::io("create", &path, error))?;
+    let file = storage.open(&path, OpenMode::CreateNew).map_err(|error| Error::io("create", &path, error))?;
     write_all_at(&*file, &bytes, 0).map_err(|error| Error::io("write", &path, error))?;
     file.sync_data().map_err(|error| Error::io("sync", &path, error))?;
     storage.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))
@@ -134,9 +133,7 @@ pub(super) fn begin_making(storage: &dyn Storage, dir: &Path, record: &NodeRecor
 /// `Io`.
 pub(super) fn finish_making(storage: &dyn Storage, dir: &Path) -> Result<()> {
     let path = dir.join(NODE_FILE);
-    storage
-        .rename(&dir.join(NODE_FILE_NEW), &path)
-        .map_err(|error| Error::io("rename to", &path, error))?;
+    storage.rename(&dir.join(NODE_FILE_NEW), &path).map_err(|error| Error::io("rename to", &path, error))?;
     storage.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))
 }
 
@@ -215,7 +212,11 @@ mod tests {
             assert_eq!(parse(&bad, path).unwrap_err().kind(), ErrorKind::Corruption, "bit {bit}");
         }
         for length in 0..bytes.len() {
-            assert_eq!(parse(&bytes[..length], path).unwrap_err().kind(), ErrorKind::Corruption, "cut {length}");
+            assert_eq!(
+                parse(&bytes[..length], path).unwrap_err().kind(),
+                ErrorKind::Corruption,
+                "cut {length}"
+            );
         }
         assert!(parse(&[&bytes[..], &[0]].concat(), path).is_err(), "bytes behind the record");
     }

@@ -118,8 +118,10 @@ fn recover(
         }
         read_shard(context, tree_options, &options.data_dir, index)
     });
-    let logs: Vec<_> =
-        read.iter().map(|shard| shard.as_ref().map_or_else(|_| ShardLog::refused(), TreeRecovery::shard_log)).collect();
+    let logs: Vec<_> = read
+        .iter()
+        .map(|shard| shard.as_ref().map_or_else(|_| ShardLog::refused(), TreeRecovery::shard_log))
+        .collect();
     let cuts = consistent_cut(&logs);
     let intact = || read.iter().filter_map(|shard| shard.as_ref().ok());
     let highest = intact().map(TreeRecovery::highest_seqno).max().unwrap_or_default();
@@ -129,7 +131,8 @@ fn recover(
     intact().try_for_each(TreeRecovery::sync_log)?;
     let work: Vec<_> = read.into_iter().zip(cuts).collect();
     let queue_bytes = (options.queue_bytes * 2 / u64::from(record.shards)).clamp(1, options.queue_bytes);
-    let finished = in_parallel(work, cores(), |(shard, cut)| finish_shard(shard?, &cut, highest, env.random.next_u64()));
+    let finished =
+        in_parallel(work, cores(), |(shard, cut)| finish_shard(shard?, &cut, highest, env.random.next_u64()));
     let slots = finished.into_iter().enumerate().map(|(index, shard)| {
         ShardSlot::from_pointee(match shard {
             Ok((tree, writer)) => {
@@ -195,7 +198,8 @@ fn check(options: &NodeOptions) -> Result<()> {
             options.shards
         )));
     }
-    for (name, bytes) in [("memory.memtable_bytes", options.memtable_bytes), ("memory.queue_bytes", options.queue_bytes)]
+    for (name, bytes) in
+        [("memory.memtable_bytes", options.memtable_bytes), ("memory.queue_bytes", options.queue_bytes)]
     {
         if bytes < 64 << 10 {
             return Err(Error::invalid(format!("{name} is {bytes}; it must be at least 64 KiB")));
@@ -322,13 +326,18 @@ fn start_system(core: &Arc<NodeCore>) -> Result<JoinHandle<()>> {
 }
 
 fn spawn(core: &NodeCore, name: &str, body: Box<dyn FnOnce() + Send>) -> Result<JoinHandle<()>> {
-    core.env.threads.spawn(name, body).map_err(|error| {
-        Error::with_source(ErrorKind::Io, format!("cannot start the thread {name}"), error)
-    })
+    core.env
+        .threads
+        .spawn(name, body)
+        .map_err(|error| Error::with_source(ErrorKind::Io, format!("cannot start the thread {name}"), error))
 }
 
 /// Runs `work` over `items` on up to `threads` threads; results stand in the items' order.
-pub(super) fn in_parallel<T: Send, R: Send>(items: Vec<T>, threads: usize, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+pub(super) fn in_parallel<T: Send, R: Send>(
+    items: Vec<T>,
+    threads: usize,
+    work: impl Fn(T) -> R + Sync,
+) -> Vec<R> {
     let threads = threads.min(items.len());
     if threads <= 1 {
         return items.into_iter().map(work).collect();
@@ -339,7 +348,9 @@ pub(super) fn in_parallel<T: Send, R: Send>(items: Vec<T>, threads: usize, work:
     let mut results: Vec<(usize, R)> = std::thread::scope(|scope| {
         let run = || receive.iter().map(|(place, item)| (place, work(item))).collect::<Vec<_>>();
         let handles: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
-        let joined = handles.into_iter().map(|handle| handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        let joined = handles
+            .into_iter()
+            .map(|handle| handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         joined.flatten().collect()
     });
     results.sort_by_key(|(place, _)| *place);

@@ -99,7 +99,10 @@ impl NodeCore {
     ///
     /// # Errors
     /// `Closed`; `Internal` when the read panics.
-    pub(super) async fn on_read_worker<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    pub(super) async fn on_read_worker<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         let job = Box::new(move || {
             let _ = reply.send(read());

@@ -38,7 +38,8 @@ pub(super) fn start(core: &Arc<NodeCore>, reply: Option<oneshot::Sender<Result<(
 fn reopen_failed(core: &Arc<NodeCore>, asked: bool) -> Result<()> {
     let _one_at_a_time = core.reopening.lock();
     core.lifecycle.check_open()?;
-    let failed: Vec<usize> = (0..core.shards.len()).filter(|index| needs_reopen(core, *index, asked)).collect();
+    let failed: Vec<usize> =
+        (0..core.shards.len()).filter(|index| needs_reopen(core, *index, asked)).collect();
     for index in &failed {
         if let Ok(old) = core.shard(*index) {
             fence(core, &old);

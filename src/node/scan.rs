@@ -86,9 +86,8 @@ impl ShardsScan {
         plan.range.check()?;
         core.lifecycle.check_open()?;
         let now_ms = core.now_ms();
-        let scans = (0..core.shards.len()).map(|index| {
-            Ok(core.shard(index)?.tree.scan(&plan.range, plan.reverse, SeqNo::MAX, now_ms))
-        });
+        let scans = (0..core.shards.len())
+            .map(|index| Ok(core.shard(index)?.tree.scan(&plan.range, plan.reverse, SeqNo::MAX, now_ms)));
         let mut scan =
             Self { scans: scans.collect::<Result<_>>()?, heads: BinaryHeap::new(), left: plan.limit };
         for index in 0..scan.scans.len() {

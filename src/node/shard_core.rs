@@ -55,12 +55,7 @@ pub(super) struct Turn<'a> {
 const QUICK_TURN_NS: u64 = 200_000;
 
 impl ShardCore {
-    pub(super) fn new(
-        index: usize,
-        tree: Arc<Tree>,
-        writer: TreeWriter,
-        queue_bytes: u64,
-    ) -> Self {
+    pub(super) fn new(index: usize, tree: Arc<Tree>, writer: TreeWriter, queue_bytes: u64) -> Self {
         let (inbox, waiting) = flume::bounded(INBOX_REQUESTS);
         Self {
             index,
@@ -109,6 +104,15 @@ impl ShardCore {
             return Err(error.clone());
         }
         Ok(())
+    }
+
+    /// Whether the shard and its tree take writes.
+    ///
+    /// # Errors
+    /// Why they do not.
+    pub(super) fn check_takes_writes(&self) -> Result<()> {
+        self.check_writable()?;
+        self.tree.writable()
     }
 
     /// The shard takes no more writes, for this reason. The first reason stays.
@@ -160,8 +164,11 @@ impl ShardCore {
 
     /// Asks for a turn that seals. Full inboxes are fine: each turn looks for the request in the account.
     pub(super) fn ask_to_seal(&self) {
-        let request =
-            WriteRequest { work: Work::Seal { reply: None }, durability: Durability::Buffered, _permit: None };
+        let request = WriteRequest {
+            work: Work::Seal { reply: None },
+            durability: Durability::Buffered,
+            _permit: None,
+        };
         let _ = self.inbox.try_send(request);
     }
 

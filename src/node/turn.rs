@@ -31,8 +31,10 @@ use crate::{
 impl NodeCore {
     /// Runs one turn with these requests and answers them. Never panics.
     pub(super) fn run_turn(&self, shard: &ShardCore, mut turn: Turn<'_>, requests: Vec<WriteRequest>) {
-        if let Err(error) = self.check_shard(shard) {
-            requests.into_iter().for_each(|request| request.refuse(&error));
+        if let Err(error) = shard.check_takes_writes() {
+            for request in requests {
+                request.refuse(&error);
+            }
             return;
         }
         let writer = &mut *turn.writer;
@@ -56,7 +58,7 @@ impl NodeCore {
         op: &WriteOp<'_>,
         durability: Durability,
     ) -> Result<()> {
-        self.check_shard(shard)?;
+        shard.check_takes_writes()?;
         let writer = &mut *turn.writer;
         let ran = catch_unwind(AssertUnwindSafe(|| {
             writer.begin_frame(FrameKind::Data);
@@ -72,11 +74,6 @@ impl NodeCore {
         result
     }
 
-    fn check_shard(&self, shard: &ShardCore) -> Result<()> {
-        shard.check_writable()?;
-        shard.tree.writable()
-    }
-
     fn run_requests(&self, shard: &ShardCore, writer: &mut TreeWriter, requests: Vec<WriteRequest>) {
         let mut synced = false;
         let mut answers = Vec::with_capacity(requests.len());
@@ -87,8 +84,12 @@ impl NodeCore {
             synced |= durability == Durability::Synced && writer.staged_ops() > before;
         }
         writer.end_frame();
-        let result =
-            if writer.staged_ops() > 0 { self.commit(shard, writer, synced) } else { writer.abandon(); Ok(()) };
+        let result = if writer.staged_ops() > 0 {
+            self.commit(shard, writer, synced)
+        } else {
+            writer.abandon();
+            Ok(())
+        };
         for (answer, permit) in answers {
             answer.send(&result, writer);
             drop(permit);
@@ -120,7 +121,7 @@ impl NodeCore {
             // The memtable stays active and the next turn that finds no room tries again, and fails if it must.
             tracing::warn!(shard = shard.index, error = %error, "cannot seal the memtable");
         }
-        self.note_memory(shard);
+        self.note_memory(shard.index);
     }
 
     fn shard_panicked(&self, shard: &ShardCore) {
@@ -182,13 +183,19 @@ impl NodeCore {
         let previous = match in_memory {
             Some(value) => value,
             None if base.flush_count == writer.flush_count() => base.value,
-            None => return StepResult::Stale(TurnStep { hash, key, action: Action::Update { base, change } }),
+            None => {
+                return StepResult::Stale(TurnStep { hash, key, action: Action::Update { base, change } });
+            }
         };
         let called = catch_unwind(AssertUnwindSafe(|| change(previous.as_deref())));
         let change = match called {
             Ok(Ok(change)) => change,
             Ok(Err(error)) => return StepResult::Failed(error),
-            Err(_) => return StepResult::Failed(Error::internal("the update's closure panicked; nothing was written")),
+            Err(_) => {
+                return StepResult::Failed(Error::internal(
+                    "the update's closure panicked; nothing was written",
+                ));
+            }
         };
         let current = match change {
             Change::Keep => previous.clone(),
@@ -200,7 +207,13 @@ impl NodeCore {
                 Some(value)
             }
             Change::Delete => {
-                writer.stage(&WriteOp { hash, key: &key, kind: ValueKind::Delete, value: &[], expires_at_ms: None });
+                writer.stage(&WriteOp {
+                    hash,
+                    key: &key,
+                    kind: ValueKind::Delete,
+                    value: &[],
+                    expires_at_ms: None,
+                });
                 None
             }
         };

@@ -27,7 +27,12 @@ impl WorkerPool {
     ///
     /// # Errors
     /// `Io` when a thread cannot be started.
-    pub(super) fn start(threads: &dyn Threads, name: &'static str, count: usize, capacity: usize) -> Result<Self> {
+    pub(super) fn start(
+        threads: &dyn Threads,
+        name: &'static str,
+        count: usize,
+        capacity: usize,
+    ) -> Result<Self> {
         let (sender, receiver) = flume::bounded::<Job>(capacity);
         let mut handles = Vec::with_capacity(count);
         for i in 0..count {

@@ -117,7 +117,8 @@ impl NodeCore {
             }
         }
         // All shards' requests are handed in before the first answer is awaited.
-        let runs = by_shard.into_iter().map(|(index, steps)| self.run_shard_steps(index, steps, durability, caller));
+        let runs =
+            by_shard.into_iter().map(|(index, steps)| self.run_shard_steps(index, steps, durability, caller));
         for (place, result) in futures_util::future::join_all(runs).await.into_iter().flatten() {
             put_result(&mut results, place, result);
         }
@@ -128,7 +129,12 @@ impl NodeCore {
     ///
     /// # Errors
     /// As a put.
-    pub(super) async fn write_batch(&self, batch: WriteBatch, caller: Caller, permit: Option<Permit>) -> Result<()> {
+    pub(super) async fn write_batch(
+        &self,
+        batch: WriteBatch,
+        caller: Caller,
+        permit: Option<Permit>,
+    ) -> Result<()> {
         batch.check()?;
         self.lifecycle.check_open()?;
         let durability = batch.durability.unwrap_or(self.options.durability);
@@ -207,7 +213,8 @@ impl NodeCore {
     /// A turn waits for one `write`, and for the disk if a sync is asked: an async caller's thread runs it
     /// only while `write`s are quick, and never with a sync.
     fn may_run_in_place(&self, shard: &ShardCore, durability: Durability, caller: Caller) -> bool {
-        let may_wait = caller == Caller::Blocking || (durability == Durability::Buffered && shard.turns_are_quick());
+        let may_wait =
+            caller == Caller::Blocking || (durability == Durability::Buffered && shard.turns_are_quick());
         may_wait && !self.accountant.full()
     }
 

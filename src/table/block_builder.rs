@@ -2,41 +2,46 @@
 //!
 //! ```text
 //! entries      one after the other, in storage order (below)
-//! offsets      one for each entry: where it begins; u16, or u32 if the entries take more than 64 KiB
-//! hash slots   one for each 2/3 of a distinct key: 0, or 1 + the number of the first entry of a key;
-//!              u8, or u16 if there are more than 254 entries; none if there are more than 65,534
+//! restarts     where every r-th entry begins, from the first on; offsets
+//! hash slots   half as many again as distinct keys, and one: 0, or 1 + the offset of a key's first entry
+//! prefix       what all keys of the block begin with
 //! tail         12 bytes:
 //!   0  4  number of entries
 //!   4  4  number of hash slots
-//!   8  2  restart interval: entries 0, r, 2r, … are restart points
-//!  10  1  layout: bit 0: offsets are u32; bit 1: hash slots are u16
-//!  11  1  zero
+//!   8  2  length of the prefix
+//!  10  1  r, the restart interval
+//!  11  1  layout: bit 0: offsets and hash slots are u32; otherwise u16
 //! ```
 //! ```text
 //! entry:
-//!   shared     varint   how many bytes the key has in common with the last restart point's key; 0 at one
-//!   unshared   varint   how many bytes of the key follow
-//!   value_len  varint
-//!   meta                codec::entry_meta
-//!   seqno      varint
-//!   the unshared bytes of the key, the value
+//!   suffix_len  varint   how many bytes of the key follow; the prefix comes before them
+//!   value_len   varint
+//!   meta                 codec::entry_meta
+//!   seqno       varint
+//!   suffix, value
 //! ```
-//! Keys share bytes with the restart point and not with the entry before: so every entry can be read
-//! alone, and the hash slots, binary search and walking back all go by entry number. A key's slot is the first free
-//! one from `mixed hash (low 32 bits) × slots >> 32` on, around the end. All numbers are little-endian.
+//! Keys share bytes with the whole block, not with their neighbours: so an entry can be read alone, and a
+//! point read touches one slot and one entry. A key's slot is the first free one from
+//! `mixed hash (low 32 bits) × slots >> 32` on, around the end. All numbers are little-endian.
+
+use std::ops::Range;
 
 use crate::{
-    codec::{entry_meta::put_entry_meta, varint::put_varint},
-    entry::Entry,
+    codec::{
+        entry_meta::put_entry_meta,
+        varint::{put_varint, varint_len},
+    },
+    entry::{Entry, ValueKind},
+    ids::SeqNo,
     key::KeyHash,
 };
 
 /// The length of the tail in bytes.
 pub(super) const TAIL_BYTES: usize = 12;
-pub(super) const LAYOUT_WIDE_OFFSETS: u8 = 1;
-pub(super) const LAYOUT_WIDE_SLOTS: u8 = 2;
-const MAX_NARROW_SLOT: usize = 254;
-const MAX_WIDE_SLOT: usize = 65_534;
+pub(super) const LAYOUT_WIDE: u8 = 1;
+/// The largest length of the entries whose offsets, plus one, fit 16 bits.
+const MAX_NARROW_BYTES: usize = 0xFFFE;
+const MAX_PREFIX_BYTES: usize = 0xFFFF;
 
 /// Where a hash begins to look among `slots` hash slots.
 #[inline]
@@ -48,133 +53,184 @@ pub(super) const fn first_slot(hash: KeyHash, slots: usize) -> usize {
 /// Collects the entries of one block after the other.
 #[derive(Debug)]
 pub(super) struct BlockBuilder {
-    restart_interval: usize,
+    restart_interval: u8,
+    /// Keys and values; an entry's bytes are written once the prefix of all is known.
+    staged: Vec<u8>,
+    entries: Vec<StagedEntry>,
+    keys: usize,
+    /// What the metadata and lengths of the entries take.
+    header_bytes: usize,
+    prefix_len: usize,
     content: Vec<u8>,
-    offsets: Vec<u32>,
-    /// The first entry of each distinct key in this block.
-    keys: Vec<(KeyHash, usize)>,
-    restart_key: Vec<u8>,
-    slots: Vec<u16>,
+    restarts: Vec<usize>,
+    slots: Vec<usize>,
+}
+
+#[derive(Debug)]
+struct StagedEntry {
+    hash: KeyHash,
+    /// The block has no entry of this key before.
+    first_of_key: bool,
+    key: Range<usize>,
+    value: Range<usize>,
+    seqno: SeqNo,
+    kind: ValueKind,
+    expires_at_ms: Option<u64>,
 }
 
 impl BlockBuilder {
-    pub(super) fn new(restart_interval: usize) -> Self {
+    pub(super) fn new(restart_interval: u8) -> Self {
         Self {
-            restart_interval: restart_interval.clamp(1, usize::from(u16::MAX)),
+            restart_interval: restart_interval.max(1),
+            staged: vec![],
+            entries: vec![],
+            keys: 0,
+            header_bytes: 0,
+            prefix_len: 0,
             content: vec![],
-            offsets: vec![],
-            keys: vec![],
-            restart_key: vec![],
+            restarts: vec![],
             slots: vec![],
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.offsets.is_empty()
+        self.entries.is_empty()
     }
 
-    /// The content's length if the block were finished now.
+    /// About the content's length if the block were finished now.
     pub(super) fn bytes(&self) -> usize {
-        let wide = usize::from(self.offsets.len() > MAX_NARROW_SLOT);
-        self.content.len() + self.offsets.len() * 2 + (slots_for(self.keys.len()) << wide) + TAIL_BYTES
+        self.bytes_with(self.prefix_len)
     }
 
     /// Whether another entry still fits a block of `block_bytes`. An empty block takes any.
     pub(super) fn has_room(&self, entry: &Entry<'_>, block_bytes: usize) -> bool {
         const ENTRY_OVERHEAD_BYTES: usize = 16;
-        self.is_empty()
-            || self.bytes() + entry.key.len() + entry.value.len() + ENTRY_OVERHEAD_BYTES <= block_bytes
+        if self.is_empty() {
+            return true;
+        }
+        let prefix_len = common_prefix(self.prefix(), entry.key);
+        let more = entry.key.len() - prefix_len + entry.value.len() + ENTRY_OVERHEAD_BYTES;
+        self.bytes_with(prefix_len) + more <= block_bytes
     }
 
     /// Adds the next entry in storage order. `new_key`: the entry before in the table has another key.
     pub(super) fn add(&mut self, hash: KeyHash, entry: &Entry<'_>, new_key: bool) {
-        let number = self.offsets.len();
-        if new_key || number == 0 {
-            self.keys.push((hash, number));
-        }
-        let start =
-            u32::try_from(self.content.len()).expect("a block is below 4 GiB: value and key are bounded");
-        self.offsets.push(start);
-        let shared = if number.is_multiple_of(self.restart_interval) {
-            self.restart_key.clear();
-            self.restart_key.extend_from_slice(entry.key);
-            0
+        self.prefix_len = if self.is_empty() {
+            entry.key.len().min(MAX_PREFIX_BYTES)
         } else {
-            common_prefix(&self.restart_key, entry.key)
+            common_prefix(self.prefix(), entry.key)
         };
-        let unshared = entry.key.get(shared..).unwrap_or_default();
-        put_varint(&mut self.content, shared as u64);
-        put_varint(&mut self.content, unshared.len() as u64);
-        put_varint(&mut self.content, entry.value.len() as u64);
-        put_entry_meta(&mut self.content, entry.kind, entry.expires_at_ms);
-        put_varint(&mut self.content, entry.seqno.get());
-        self.content.extend_from_slice(unshared);
-        self.content.extend_from_slice(entry.value);
+        let first_of_key = new_key || self.is_empty();
+        self.keys += usize::from(first_of_key);
+        // The lengths take a byte or two each, the rest of the metadata four, an expiry six.
+        self.header_bytes += 6 + varint_len(entry.seqno.get()) + entry.expires_at_ms.map_or(0, |_| 6);
+        let key = append(&mut self.staged, entry.key);
+        let value = append(&mut self.staged, entry.value);
+        self.entries.push(StagedEntry {
+            hash,
+            first_of_key,
+            key,
+            value,
+            seqno: entry.seqno,
+            kind: entry.kind,
+            expires_at_ms: entry.expires_at_ms,
+        });
     }
 
     /// The finished content. Call [`BlockBuilder::clear`] before the next block.
     pub(super) fn finish(&mut self) -> &[u8] {
-        let mut layout = 0;
-        if self.content.len() > usize::from(u16::MAX) {
-            layout |= LAYOUT_WIDE_OFFSETS;
-            for offset in &self.offsets {
-                self.content.extend_from_slice(&offset.to_le_bytes());
+        self.content.clear();
+        self.restarts.clear();
+        self.slots.clear();
+        self.slots.resize(slots_for(self.keys), 0);
+        for (number, entry) in self.entries.iter().enumerate() {
+            let offset = self.content.len();
+            if number.is_multiple_of(usize::from(self.restart_interval)) {
+                self.restarts.push(offset);
             }
-        } else {
-            for offset in &self.offsets {
-                let offset = u16::try_from(*offset).expect("the entries take at most 64 KiB");
-                self.content.extend_from_slice(&offset.to_le_bytes());
+            if entry.first_of_key {
+                put_slot(&mut self.slots, entry.hash, offset + 1);
+            }
+            put_entry(&mut self.content, entry, &self.staged, self.prefix_len);
+        }
+        let wide = self.content.len() > MAX_NARROW_BYTES;
+        for number in self.restarts.iter().chain(&self.slots) {
+            if wide {
+                self.content.extend_from_slice(&wide_number(*number).to_le_bytes());
+            } else {
+                let number = u16::try_from(*number).expect("the entries take less than 64 KiB");
+                self.content.extend_from_slice(&number.to_le_bytes());
             }
         }
-        self.fill_slots();
-        if self.offsets.len() > MAX_NARROW_SLOT {
-            layout |= LAYOUT_WIDE_SLOTS;
-            for slot in &self.slots {
-                self.content.extend_from_slice(&slot.to_le_bytes());
-            }
-        } else {
-            for slot in &self.slots {
-                self.content.push(u8::try_from(*slot).expect("there are at most 254 entries"));
-            }
-        }
-        let count = |n: usize| u32::try_from(n).expect("a block is below 4 GiB").to_le_bytes();
-        let interval = u16::try_from(self.restart_interval).expect("bounded by the constructor");
-        self.content.extend_from_slice(&count(self.offsets.len()));
-        self.content.extend_from_slice(&count(self.slots.len()));
-        self.content.extend_from_slice(&interval.to_le_bytes());
-        self.content.extend_from_slice(&[layout, 0]);
+        let prefix = self.entries.first().and_then(|first| self.staged.get(first.key.clone()));
+        let prefix = prefix.and_then(|key| key.get(..self.prefix_len)).unwrap_or_default();
+        self.content.extend_from_slice(prefix);
+        let prefix_len = u16::try_from(prefix.len()).expect("bounded when the first entry was added");
+        self.content.extend_from_slice(&wide_number(self.entries.len()).to_le_bytes());
+        self.content.extend_from_slice(&wide_number(self.slots.len()).to_le_bytes());
+        self.content.extend_from_slice(&prefix_len.to_le_bytes());
+        self.content.extend_from_slice(&[self.restart_interval, if wide { LAYOUT_WIDE } else { 0 }]);
         &self.content
     }
 
     pub(super) fn clear(&mut self) {
-        // A huge entry leaves a huge buffer behind; keep one of the usual size only.
-        if self.content.capacity() > super::options::MAX_BLOCK_BYTES * 2 {
+        // A huge entry leaves huge buffers behind; keep only those of the usual size.
+        if self.staged.capacity() > super::options::MAX_BLOCK_BYTES * 2 {
+            self.staged = vec![];
             self.content = vec![];
         }
-        self.content.clear();
-        self.offsets.clear();
-        self.keys.clear();
-        self.slots.clear();
+        self.staged.clear();
+        self.entries.clear();
+        self.keys = 0;
+        self.header_bytes = 0;
     }
 
-    fn fill_slots(&mut self) {
-        self.slots.clear();
-        if self.offsets.len() > MAX_WIDE_SLOT {
-            return;
-        }
-        let slots = slots_for(self.keys.len());
-        self.slots.resize(slots, 0);
-        for (hash, number) in &self.keys {
-            let (before, from) = self.slots.split_at_mut(first_slot(*hash, slots));
-            let free = from.iter_mut().chain(before).find(|slot| **slot == 0);
-            *free.expect("there are more slots than keys") =
-                u16::try_from(number + 1).expect("there are at most 65,534 entries");
-        }
+    /// The prefix of all keys so far.
+    fn prefix(&self) -> &[u8] {
+        self.staged.get(..self.prefix_len).unwrap_or_default()
     }
+
+    fn bytes_with(&self, prefix_len: usize) -> usize {
+        let entries = self.entries.len();
+        let restarts = entries.div_ceil(usize::from(self.restart_interval));
+        (self.staged.len()
+            + self.header_bytes
+            + prefix_len
+            + (restarts + slots_for(self.keys)) * 2
+            + TAIL_BYTES)
+            .saturating_sub(entries * prefix_len)
+    }
+}
+
+fn put_entry(out: &mut Vec<u8>, entry: &StagedEntry, staged: &[u8], prefix_len: usize) {
+    let suffix = staged.get(entry.key.start + prefix_len..entry.key.end).unwrap_or_default();
+    let value = staged.get(entry.value.clone()).unwrap_or_default();
+    put_varint(out, suffix.len() as u64);
+    put_varint(out, value.len() as u64);
+    put_entry_meta(out, entry.kind, entry.expires_at_ms);
+    put_varint(out, entry.seqno.get());
+    out.extend_from_slice(suffix);
+    out.extend_from_slice(value);
+}
+
+fn put_slot(slots: &mut [usize], hash: KeyHash, number: usize) {
+    let (before, from) = slots.split_at_mut(first_slot(hash, slots.len()));
+    let free = from.iter_mut().chain(before).find(|slot| **slot == 0);
+    *free.expect("there are more slots than keys") = number;
 }
 
 const fn slots_for(keys: usize) -> usize {
     keys + keys / 2 + 1
+}
+
+fn wide_number(number: usize) -> u32 {
+    u32::try_from(number).expect("a block is below 4 GiB: keys and values are bounded")
+}
+
+fn append(out: &mut Vec<u8>, bytes: &[u8]) -> Range<usize> {
+    let start = out.len();
+    out.extend_from_slice(bytes);
+    start..out.len()
 }
 
 /// How many bytes two keys have in common at their start.

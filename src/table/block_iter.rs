@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::block::{Block, Damage};
+use super::block::{Block, Damage, EntryPlace};
 use crate::{
     entry::{Entry, ValueKind},
     ids::SeqNo,
@@ -12,11 +12,10 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct BlockIter {
     block: Block,
-    number: usize,
+    place: EntryPlace,
+    next_offset: usize,
     key: Vec<u8>,
-    /// The number of the restart point whose key `restart_key` is.
-    restart: usize,
-    restart_key: Vec<u8>,
+    prefix_len: usize,
     seqno: SeqNo,
     kind: ValueKind,
     expires_at_ms: Option<u64>,
@@ -24,51 +23,51 @@ pub(super) struct BlockIter {
 }
 
 impl BlockIter {
-    /// Stands on the entry `number` of `block`, which exists.
-    pub(super) fn new(block: Block, number: usize) -> Result<Self, Damage> {
+    /// Stands on an entry of `block`.
+    pub(super) fn new(block: Block, place: EntryPlace) -> Result<Self, Damage> {
         let mut iter = Self {
             block,
-            number,
+            place,
+            next_offset: 0,
             key: vec![],
-            restart: usize::MAX,
-            restart_key: vec![],
+            prefix_len: 0,
             seqno: SeqNo(0),
             kind: ValueKind::Delete,
             expires_at_ms: None,
             value: 0..0,
         };
-        iter.read(number)?;
+        iter.enter(place)?;
         Ok(iter)
     }
 
-    /// The same, with the buffers of `self`.
-    pub(super) fn replace_block(&mut self, block: Block, number: usize) -> Result<(), Damage> {
+    /// Moves to an entry of another block. After an error the iterator is of no use.
+    pub(super) fn replace_block(&mut self, block: Block, place: EntryPlace) -> Result<(), Damage> {
         self.block = block;
-        self.restart = usize::MAX;
-        self.read(number)
+        self.enter(place)
     }
 
     pub(super) const fn block(&self) -> &Block {
         &self.block
     }
 
-    pub(super) const fn number(&self) -> usize {
-        self.number
+    pub(super) const fn place(&self) -> EntryPlace {
+        self.place
     }
 
     /// Moves one entry on; false, and nothing moved, at the end.
     pub(super) fn next(&mut self) -> Result<bool, Damage> {
-        let next = self.number + 1;
-        if next == self.block.entries() {
+        let number = self.place.number + 1;
+        if number == self.block.entries() {
             return Ok(false);
         }
-        self.read(next).map(|()| true)
+        self.read(EntryPlace { number, offset: self.next_offset }).map(|()| true)
     }
 
     /// Moves one entry back; false, and nothing moved, at the start.
     pub(super) fn prev(&mut self) -> Result<bool, Damage> {
-        let Some(prev) = self.number.checked_sub(1) else { return Ok(false) };
-        self.read(prev).map(|()| true)
+        let Some(number) = self.place.number.checked_sub(1) else { return Ok(false) };
+        let place = self.block.place(number)?;
+        self.read(place).map(|()| true)
     }
 
     pub(super) fn entry(&self) -> Entry<'_> {
@@ -81,23 +80,23 @@ impl BlockIter {
         }
     }
 
-    fn read(&mut self, number: usize) -> Result<(), Damage> {
-        let raw = self.block.entry(number)?;
-        let restart = self.block.restart_of(number);
-        if restart != self.restart {
-            self.restart_key.clear();
-            self.restart_key.extend_from_slice(self.block.restart_key(number)?);
-            self.restart = restart;
-        }
-        let shared = self.restart_key.get(..raw.shared).ok_or("an entry that shares more than there is")?;
+    fn enter(&mut self, place: EntryPlace) -> Result<(), Damage> {
         self.key.clear();
-        self.key.extend_from_slice(shared);
-        self.key.extend_from_slice(raw.unshared);
+        self.key.extend_from_slice(self.block.prefix());
+        self.prefix_len = self.key.len();
+        self.read(place)
+    }
+
+    fn read(&mut self, place: EntryPlace) -> Result<(), Damage> {
+        let raw = self.block.entry_at(place.offset)?;
+        self.key.truncate(self.prefix_len);
+        self.key.extend_from_slice(raw.suffix);
         self.seqno = raw.seqno;
         self.kind = raw.kind;
         self.expires_at_ms = raw.expires_at_ms;
         self.value = Block::value_range(&raw);
-        self.number = number;
+        self.next_offset = raw.end;
+        self.place = place;
         Ok(())
     }
 }

@@ -19,7 +19,7 @@ fn hash(key: &[u8]) -> KeyHash {
     KeyHash::of(key, 3)
 }
 
-fn build(items: &[Item], restart_interval: usize) -> Vec<u8> {
+fn build(items: &[Item], restart_interval: u8) -> Vec<u8> {
     let mut builder = BlockBuilder::new(restart_interval);
     let mut last: Option<&[u8]> = None;
     for item in items {
@@ -52,7 +52,7 @@ fn items(max: usize) -> impl Strategy<Value = Vec<Item>> {
 fn check(items: &[Item], bytes: Vec<u8>, probes: &[Vec<u8>]) {
     let block = Block::parse(Bytes::from(bytes)).unwrap();
     assert_eq!(block.entries(), items.len());
-    let mut iter = BlockIter::new(block.clone(), 0).unwrap();
+    let mut iter = BlockIter::new(block.clone(), block.place(0).unwrap()).unwrap();
     for (i, item) in items.iter().enumerate() {
         let entry = iter.entry();
         assert_eq!((entry.key, entry.seqno.0, entry.value), (&item.key[..], item.seqno, &item.value[..]));
@@ -64,7 +64,10 @@ fn check(items: &[Item], bytes: Vec<u8>, probes: &[Vec<u8>]) {
     }
     assert!(!iter.prev().unwrap());
     for key in items.iter().map(|item| &item.key).chain(probes) {
-        assert_eq!(block.lower_bound(key).unwrap(), items.partition_point(|item| item.key < *key));
+        let found = block.lower_bound(key).unwrap();
+        let number = items.partition_point(|item| item.key < *key);
+        assert_eq!(found.map(|place| place.number), (number < items.len()).then_some(number));
+        assert_eq!(found, found.map(|place| block.place(place.number).unwrap()));
         for at in [0, 7, 25, 100] {
             let expected = items.iter().find(|item| item.key == *key && item.seqno <= at);
             let runs_on = items.last().is_some_and(|last| last.key == *key);
@@ -85,7 +88,7 @@ proptest! {
     #[test]
     fn blocks_hold_what_was_added(
         items in items(60),
-        restart_interval in 1usize..20,
+        restart_interval in 1u8..20,
         probes in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..6), 0..10),
     ) {
         check(&items, build(&items, restart_interval), &probes);
@@ -94,7 +97,8 @@ proptest! {
     #[test]
     fn any_content_is_safe(bytes: Vec<u8>, key in "[ab]{1,4}", number in 0usize..300) {
         if let Ok(block) = Block::parse(Bytes::from(bytes)) {
-            let _ = block.entry(number);
+            let _ = block.entry_at(number);
+            let _ = block.place(number % block.entries());
             let _ = block.lower_bound(key.as_bytes());
             let _ = block.lookup(hash(key.as_bytes()), key.as_bytes(), SeqNo::MAX);
         }
@@ -110,26 +114,57 @@ proptest! {
             let _ = block.lookup(hash(&item.key), &item.key, SeqNo(5));
             let _ = block.lower_bound(&item.key);
         }
-        if let Ok(mut iter) = BlockIter::new(block, 0) {
+        if let Ok(mut iter) = BlockIter::new(block, EntryPlace { number: 0, offset: 0 }) {
             while let Ok(true) = iter.next() {}
+            while let Ok(true) = iter.prev() {}
         }
     }
 }
 
 #[test]
-fn wide_slots_and_no_slots_find_the_same() {
-    for n in [254usize, 255, 65_534, 65_535] {
-        let items: Vec<Item> =
-            (0..n).map(|i| Item { key: format!("{i:08}").into_bytes(), seqno: 9, value: vec![] }).collect();
-        let block = Block::parse(Bytes::from(build(&items, 16))).unwrap();
-        assert_eq!(block.slots == 0, n > 65_534);
-        for item in items.iter().step_by(97).chain(items.last()) {
-            let found = block.lookup(hash(&item.key), &item.key, SeqNo(9)).unwrap();
-            assert!(matches!(found, BlockLookup::Found(_)), "{n}");
-        }
-        let absent = block.lookup(hash(b"x"), b"x", SeqNo(9)).unwrap();
-        assert!(matches!(absent, BlockLookup::Absent));
+fn wide_and_narrow_offsets_find_the_same() {
+    // The entries take 23 bytes and the value; the limit is at 65,534.
+    for (value_bytes, wide) in [(65_511, false), (65_512, true)] {
+        let items = [(b"a", value_bytes), (b"b", 0), (b"c", 0)].map(|(key, n)| Item {
+            key: key.to_vec(),
+            seqno: 1,
+            value: vec![1; n],
+        });
+        let bytes = build(&items, 2);
+        assert_eq!(Block::parse(Bytes::from(bytes.clone())).unwrap().wide, wide);
+        check(&items, bytes, &[b"bb".to_vec()]);
     }
+    let many: Vec<Item> =
+        (0..70_000).map(|i| Item { key: format!("{i:08}").into_bytes(), seqno: 9, value: vec![] }).collect();
+    let block = Block::parse(Bytes::from(build(&many, 16))).unwrap();
+    for item in many.iter().step_by(97).chain(many.last()) {
+        let found = block.lookup(hash(&item.key), &item.key, SeqNo(9)).unwrap();
+        assert!(matches!(found, BlockLookup::Found(_)));
+    }
+}
+
+#[test]
+fn a_block_takes_as_much_as_it_was_given() {
+    let (mut builder, mut added) = (BlockBuilder::new(8), 0u64);
+    loop {
+        let key = format!("user/{:020}", added * 7).into_bytes();
+        let value = [5; 100];
+        let entry = Entry {
+            key: &key,
+            seqno: SeqNo(1 << 40),
+            kind: ValueKind::Put,
+            expires_at_ms: None,
+            value: &value,
+        };
+        if !builder.has_room(&entry, 4096) {
+            break;
+        }
+        builder.add(hash(&key), &entry, true);
+        added += 1;
+    }
+    let len = builder.finish().len();
+    assert!((3900..=4096).contains(&len), "{len}");
+    assert!(builder.bytes().abs_diff(len) < 100, "{} for {len}", builder.bytes());
 }
 
 #[test]
@@ -137,6 +172,7 @@ fn small_values_are_copied_and_large_ones_shared() {
     let items = [(1, 10), (2, 4000)].map(|(k, n)| Item { key: vec![k], seqno: 1, value: vec![k; n] });
     let block = Block::parse(Bytes::from(build(&items, 4))).unwrap();
     let within = |value: &Bytes| block.bytes.as_ptr_range().contains(&value.as_ptr());
-    assert!(!within(&block.share_value(block.entry(0).unwrap().value)));
-    assert!(within(&block.share_value(block.entry(1).unwrap().value)));
+    let value_of = |number| block.entry_at(block.place(number).unwrap().offset).unwrap().value;
+    assert!(!within(&block.share_value(value_of(0))));
+    assert!(within(&block.share_value(value_of(1))));
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    block::{Block, Damage},
+    block::{Block, Damage, EntryPlace},
     block_iter::BlockIter,
     metadata::read_range,
     pace::Pace,
@@ -60,13 +60,14 @@ impl TableCursor {
         };
         let block = self.fetch(loaded, number, direction)?;
         let entry = match direction {
-            Direction::Forward => 0,
-            Direction::Backward => block.entries() - 1,
+            Direction::Forward => block.place(0),
+            Direction::Backward => block.place(block.entries() - 1),
         };
+        let entry = entry.map_err(|damage| self.table.damaged_block(loaded, number, damage))?;
         self.stand(loaded, number, block, entry)
     }
 
-    fn stand(&mut self, loaded: &Loaded, number: usize, block: Block, entry: usize) -> Result<()> {
+    fn stand(&mut self, loaded: &Loaded, number: usize, block: Block, entry: EntryPlace) -> Result<()> {
         let stood = match &mut self.iter {
             Some(iter) => iter.replace_block(block, entry),
             None => BlockIter::new(block, entry).map(|iter| self.iter = Some(iter)),
@@ -96,13 +97,13 @@ impl TableCursor {
         }
     }
 
-    /// The block that holds the first key at or behind `key`, or is before it, and the number of that entry in it.
+    /// The block that holds the first key at or behind `key`, or ends before it, and that entry if it is there.
     fn locate(
         &mut self,
         loaded: &Loaded,
         key: &[u8],
         direction: Direction,
-    ) -> Result<Option<(usize, Block, usize)>> {
+    ) -> Result<Option<(usize, Block, Option<EntryPlace>)>> {
         let index = &loaded.metadata.index;
         let number = match (index.find(key), direction) {
             (Some(number), _) => number,
@@ -135,10 +136,10 @@ impl Cursor for TableCursor {
         let Some((number, block, entry)) = self.locate(loaded, key, Direction::Forward)? else {
             return Ok(());
         };
-        if entry < block.entries() {
-            return self.stand(loaded, number, block, entry);
+        match entry {
+            Some(entry) => self.stand(loaded, number, block, entry),
+            None => self.enter(Some(number + 1), Direction::Forward),
         }
-        self.enter(Some(number + 1), Direction::Forward)
     }
 
     fn seek_before(&mut self, key: &[u8]) -> Result<()> {
@@ -148,10 +149,12 @@ impl Cursor for TableCursor {
         let Some((number, block, entry)) = self.locate(loaded, key, Direction::Backward)? else {
             return Ok(());
         };
-        if let Some(before) = entry.checked_sub(1) {
-            return self.stand(loaded, number, block, before);
-        }
-        self.enter(number.checked_sub(1), Direction::Backward)
+        let Some(before) = entry.map_or(block.entries(), |entry| entry.number).checked_sub(1) else {
+            return self.enter(number.checked_sub(1), Direction::Backward);
+        };
+        let before =
+            block.place(before).map_err(|damage| self.table.damaged_block(loaded, number, damage))?;
+        self.stand(loaded, number, block, before)
     }
 
     fn next(&mut self) -> Result<()> {

@@ -9,7 +9,6 @@ use crate::{
 /// The largest target size of a data block. A block with a single entry may be larger.
 pub(super) const MAX_BLOCK_BYTES: usize = 1 << 20;
 const MIN_BLOCK_BYTES: usize = 64;
-const MAX_RESTART_INTERVAL: usize = 255;
 const MAX_FILTER_BITS_PER_KEY: u32 = 64;
 
 /// Which table of the node a file is.
@@ -35,8 +34,8 @@ impl TableId {
 pub struct TableOptions {
     /// The target size of a data block before compression, in bytes.
     pub block_bytes: usize,
-    /// Every how many entries a block stores a key in full.
-    pub restart_interval: usize,
+    /// Every how many entries of a block a search can begin: fewer take space, more take time. Not 0.
+    pub restart_interval: u8,
     /// How data blocks are compressed.
     pub compression: Compression,
     /// The filter's size in bits for each distinct key; 0: no filter.
@@ -67,7 +66,7 @@ impl TableOptions {
             Err(Error::invalid(format!("{name} is {value}; it must be {min} to {max}")))
         };
         check("block_bytes", self.block_bytes, MIN_BLOCK_BYTES, MAX_BLOCK_BYTES)?;
-        check("restart_interval", self.restart_interval, 1, MAX_RESTART_INTERVAL)?;
+        check("restart_interval", usize::from(self.restart_interval), 1, usize::from(u8::MAX))?;
         let bits = self.filter_bits_per_key;
         if bits > MAX_FILTER_BITS_PER_KEY {
             return Err(Error::invalid(format!(

@@ -166,7 +166,7 @@ fn options() -> impl Strategy<Value = TableOptions> {
     let compression = prop_oneof![Just(Compression::None), Just(Compression::Lz4), Just(Compression::Zstd)];
     (
         prop_oneof![Just(64usize), Just(300), Just(4096)],
-        1usize..20,
+        1u8..20,
         compression,
         prop_oneof![Just(0u32), Just(10)],
     )
@@ -619,10 +619,11 @@ fn a_table_that_is_used_by_many_threads_is_loaded_once() {
     });
 }
 
+type Break = fn(&SimStorage);
+
 #[test]
 fn a_full_disk_and_a_failed_sync_leave_no_file() {
     let model = uniform_model(10_000);
-    type Break = fn(&SimStorage);
     let faults: [(Break, ErrorKind); 3] = [
         (|storage| storage.set_capacity(Some(300 << 10)), ErrorKind::NoSpace),
         (|storage| storage.fail(FaultRule::new(Fault::Fail(Errno::IO)).on(&[OpKind::Sync])), ErrorKind::Io),

@@ -55,12 +55,13 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn block(&mut self, number: usize, block: Block) -> Result<(), Damage> {
-        let mut iter = BlockIter::new(block, 0)?;
+        let first = block.place(0)?;
+        let mut iter = BlockIter::new(block, first)?;
         loop {
             let entry = iter.entry();
             let new_key = entry.key != self.last_key;
             self.order(number, &entry, new_key)?;
-            if new_key || iter.number() == 0 {
+            if new_key || iter.place().number == 0 {
                 self.lookups(&iter, &entry)?;
             }
             if self.counted.entries == 0 {
@@ -100,7 +101,7 @@ impl Check<'_> {
             return Err("a key that the filter denies");
         }
         let found = iter.block().first_of(hash, entry.key)?;
-        if found.is_none_or(|(found, _)| found != iter.number()) {
+        if found.is_none_or(|found| found.offset != iter.place().offset) {
             return Err("a key that its hash slot does not lead to");
         }
         Ok(())

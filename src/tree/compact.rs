@@ -1,7 +1,7 @@
 //! Compactions of a tree: planned by the picker, run by a worker, installed as one edit. Several may run
 //! at once; what each takes is marked.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     compaction::{
@@ -69,7 +69,7 @@ pub enum FullCompaction {
     /// Wait for a running compaction, and ask again.
     Busy,
     /// Run and install this, and ask again.
-    Plan(CompactionPlan),
+    Plan(Box<CompactionPlan>),
 }
 
 /// A compaction that is written and not installed. Dropped, it removes its tables and frees its inputs.
@@ -103,37 +103,49 @@ pub struct CompactionDone {
     pub moved: bool,
 }
 
+/// Why there is no plan.
+enum Wait {
+    Nothing,
+    Busy,
+}
+
 impl Tree {
     /// Plans the most urgent compaction; `None` if none is due, or what it needs is taken.
     ///
     /// `oldest_snapshot`: nobody reads below it, now or later. `now_ms`: no reader's time lies before it.
     pub fn plan_compaction(&self, oldest_snapshot: SeqNo, now_ms: u64) -> Option<CompactionPlan> {
         let watermark = Watermark { oldest_snapshot, now_ms };
-        self.plan(watermark, |situation| pick(situation).ok_or(())).ok()
+        self.plan(watermark, |situation| pick(situation).ok_or(Wait::Nothing)).ok()
     }
 
     /// Plans the compaction of everything in `range` into the last level. Call it, and run what it returns, until
     /// it says [`FullCompaction::Nothing`]. Memtables are the caller's to seal and flush before.
-    pub fn plan_full_compaction(&self, range: &KeyRange, oldest_snapshot: SeqNo, now_ms: u64) -> FullCompaction {
+    pub fn plan_full_compaction(
+        &self,
+        range: &KeyRange,
+        oldest_snapshot: SeqNo,
+        now_ms: u64,
+    ) -> FullCompaction {
         let watermark = Watermark { oldest_snapshot, now_ms };
         let planned = self.plan(watermark, |situation| match pick_full(situation, range) {
             FullChoice::Compact(choice) => Ok(choice),
-            FullChoice::Busy => Err(Some(FullCompaction::Busy)),
-            FullChoice::Nothing => Err(Some(FullCompaction::Nothing)),
+            FullChoice::Busy => Err(Wait::Busy),
+            FullChoice::Nothing => Err(Wait::Nothing),
         });
         match planned {
-            Ok(plan) => FullCompaction::Plan(plan),
-            Err(answer) => answer.unwrap_or(FullCompaction::Busy),
+            Ok(plan) => FullCompaction::Plan(Box::new(plan)),
+            Err(Wait::Busy) => FullCompaction::Busy,
+            Err(Wait::Nothing) => FullCompaction::Nothing,
         }
     }
 
-    fn plan<E: Default>(
+    fn plan(
         &self,
         watermark: Watermark,
-        choose: impl FnOnce(&Situation<'_>) -> Result<Choice, E>,
-    ) -> Result<CompactionPlan, E> {
+        choose: impl FnOnce(&Situation<'_>) -> Result<Choice, Wait>,
+    ) -> Result<CompactionPlan, Wait> {
         if !self.takes_edits() {
-            return Err(E::default());
+            return Err(Wait::Nothing);
         }
         self.jobs.with(|state| {
             // NOTE: loaded under the lock: a job whose marks are gone has published its install before.
@@ -227,7 +239,9 @@ impl Tree {
             ..VersionEdit::default()
         };
         if inputs.len() != edit.removed.len() {
-            return Err(Error::internal("a compaction's inputs are not all in the version it was planned on"));
+            return Err(Error::internal(
+                "a compaction's inputs are not all in the version it was planned on",
+            ));
         }
         let tables_out = added.len();
         self.install(edit, &mut merged, added, |view, version| ReadView {
@@ -236,7 +250,8 @@ impl Tree {
             version,
             flush_count: view.flush_count,
         })?;
-        let bytes_read = if choice.is_move { 0 } else { choice.inputs.iter().map(|table| table.file_bytes).sum() };
+        let bytes_read =
+            if choice.is_move { 0 } else { choice.inputs.iter().map(|table| table.file_bytes).sum() };
         self.counters.compacted(choice.is_move, bytes_read, merged.bytes());
         Ok(CompactionDone {
             from: choice.from,
@@ -254,20 +269,15 @@ impl Tree {
 /// A cursor over all inputs: an L0 table is a source of its own, a run's tables are one together.
 fn merge_of(inputs: &[Arc<TableHandle>], pace: &Arc<dyn Pace>) -> MergeCursor<SourceCursor> {
     let source = || CursorSource::Background(Arc::clone(pace));
-    let mut sources = Vec::new();
-    let mut runs: Vec<((Level, u64), Vec<Arc<TableHandle>>)> = Vec::new();
-    for table in inputs {
-        let record = table.record();
-        let of = (record.level, record.run);
-        match runs.iter_mut().find(|(run, _)| *run == of) {
-            _ if record.level == Level::L0 => sources.push(SourceCursor::Table(table.table().cursor(source()))),
-            Some((_, tables)) => tables.push(Arc::clone(table)),
-            None => runs.push((of, vec![Arc::clone(table)])),
-        }
+    let (l0, rest): (Vec<_>, Vec<_>) = inputs.iter().partition(|table| table.record().level == Level::L0);
+    let mut runs: BTreeMap<(Level, u64), Vec<Arc<TableHandle>>> = BTreeMap::new();
+    for table in rest {
+        runs.entry((table.record().level, table.record().run)).or_default().push(Arc::clone(table));
     }
-    for (_, mut tables) in runs {
+    let l0 = l0.into_iter().map(|table| SourceCursor::Table(table.table().cursor(source())));
+    let runs = runs.into_values().map(|mut tables| {
         tables.sort_by(|a, b| a.record().min_key.cmp(&b.record().min_key));
-        sources.push(SourceCursor::Run(RunCursor::new(tables.into(), source())));
-    }
-    MergeCursor::new(sources)
+        SourceCursor::Run(RunCursor::new(tables.into(), source()))
+    });
+    MergeCursor::new(l0.chain(runs))
 }

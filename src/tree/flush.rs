@@ -134,10 +134,15 @@ impl Tree {
     }
 
     /// The same during recovery: cancelled batches are remembered until every shard has finished.
-    pub(super) fn install_flush_edit(&self, mut output: FlushOutput, forget_cancelled: bool) -> Result<FlushDone> {
+    pub(super) fn install_flush_edit(
+        &self,
+        mut output: FlushOutput,
+        forget_cancelled: bool,
+    ) -> Result<FlushDone> {
         let last_segment = output.sealed.iter().map(|sealed| sealed.last_segment).max().unwrap_or_default();
         let wal_floor = last_segment.next();
-        let highest = output.sealed.iter().filter_map(|sealed| sealed.memtable.seqno_range()).map(|range| range.1);
+        let highest =
+            output.sealed.iter().filter_map(|sealed| sealed.memtable.seqno_range()).map(|range| range.1);
         let synced = self.wal.synced();
         let edit = VersionEdit {
             added: output.merged.tables.clone(),
@@ -152,7 +157,12 @@ impl Tree {
         let flushed = &output.sealed;
         self.install(edit, &mut output.merged, added, |view, version| ReadView {
             active: Arc::clone(&view.active),
-            sealed: view.sealed.iter().filter(|s| !flushed.iter().any(|f| Arc::ptr_eq(f, s))).cloned().collect(),
+            sealed: view
+                .sealed
+                .iter()
+                .filter(|s| !flushed.iter().any(|f| Arc::ptr_eq(f, s)))
+                .cloned()
+                .collect(),
             version,
             flush_count: view.flush_count + 1,
         })?;

@@ -3,11 +3,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::{
-    edit::TableRecord,
-    live::LiveTables,
-    options::TreeContext,
-};
+use super::{edit::TableRecord, live::LiveTables, options::TreeContext};
 use crate::{
     error::Result,
     ids::ShardId,

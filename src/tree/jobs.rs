@@ -89,7 +89,9 @@ impl Drop for CompactionMark {
             for file in &self.files {
                 state.busy.remove(file);
             }
-            if let Some(place) = state.writing_l2.iter().position(|span| Some(span) == self.writing_l2.as_ref()) {
+            if let Some(place) =
+                state.writing_l2.iter().position(|span| Some(span) == self.writing_l2.as_ref())
+            {
                 state.writing_l2.swap_remove(place);
             }
         });
@@ -164,7 +166,9 @@ mod tests {
         let seen = jobs.with(|state| (state.compactions, state.busy.len(), state.writing_l2.clone()));
         assert_eq!(seen, (1, 1, vec![span]));
         drop(mark);
-        assert!(jobs.with(|state| state.compactions == 0 && state.busy.is_empty() && state.writing_l2.is_empty()));
+        assert!(
+            jobs.with(|state| state.compactions == 0 && state.busy.is_empty() && state.writing_l2.is_empty())
+        );
     }
 
     #[test]

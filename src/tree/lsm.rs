@@ -173,7 +173,10 @@ impl Tree {
         if self.wal.is_poisoned() || self.manifest_poisoned.load(Ordering::Acquire) {
             return Err(Error::new(
                 ErrorKind::Poisoned,
-                format!("shard {} could not make a write durable and takes no more until it is re-opened", self.shard),
+                format!(
+                    "shard {} could not make a write durable and takes no more until it is re-opened",
+                    self.shard
+                ),
             ));
         }
         if self.recovery_unflushed.load(Ordering::Acquire) {

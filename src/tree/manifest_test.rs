@@ -111,7 +111,8 @@ fn unknown_records_are_refused_unless_they_may_be_skipped() {
     let (sim, bytes, ends) = written();
     for (skippable, version) in [(false, VERSION), (false, 9), (true, VERSION)] {
         let mut newer = bytes.clone();
-        let head = RecordHead { magic: MAGIC, kind: if version == 9 { KIND_EDIT } else { 77 }, version, skippable };
+        let head =
+            RecordHead { magic: MAGIC, kind: if version == 9 { KIND_EDIT } else { 77 }, version, skippable };
         put_record(&mut newer, head, seed(SHARD, bytes.len() as u64), b"from the future");
         sim.write_file(path(), &newer);
         match read(&sim) {

@@ -10,6 +10,15 @@
 //!   open:  TreeRecovery::read (each shard) ──► consistent_cut (all) ──► finish (each)
 //! ```
 
+#[cfg(test)]
+mod crash_test;
+#[cfg(test)]
+mod model_test;
+#[cfg(test)]
+mod shards_test;
+#[cfg(test)]
+mod tree_test;
+
 pub mod compact;
 pub mod compaction;
 pub mod cut;
@@ -31,8 +40,6 @@ pub mod scan;
 mod test_cursor;
 #[cfg(test)]
 mod testing;
-#[cfg(test)]
-mod model_test;
 pub mod version;
 pub mod view;
 pub mod visible;

@@ -51,7 +51,7 @@ struct Run {
 }
 
 fn key(n: u64) -> Vec<u8> {
-    format!("key-{:03}", n).into_bytes()
+    format!("key-{n:03}").into_bytes()
 }
 
 impl Run {
@@ -83,7 +83,7 @@ impl Run {
         let mut staged = vec![];
         for _ in 0..ops {
             let key = key(self.rng.below(120));
-            let value = (self.rng.below(3) > 0).then(|| vec![b'v'; self.rng.below(60) as usize]);
+            let value = (self.rng.below(3) > 0).then(|| vec![b'v'; self.rng.index(60)]);
             let expires = (value.is_some() && self.rng.below(6) == 0).then(|| self.now + self.rng.below(30));
             staged.push((key, value, expires));
         }
@@ -137,12 +137,13 @@ impl Run {
     }
 
     fn check(&mut self, scan: bool) {
-        let (view, at, now) = match self.snapshots.len() as u64 {
+        let (view, at, now) = match self.snapshots.len() {
             n if n > 0 && self.rng.below(2) == 0 => {
-                let place = self.rng.below(n) as usize;
+                let place = self.rng.index(n);
                 let Snapshot { at, now, view, is_old } = &self.snapshots[place];
                 // A snapshot reads through its own view, and through any later one.
-                let view = if *is_old || self.rng.below(2) == 0 { Arc::clone(view) } else { self.shard.tree.view() };
+                let view =
+                    if *is_old || self.rng.below(2) == 0 { Arc::clone(view) } else { self.shard.tree.view() };
                 (view, *at, *now)
             }
             _ => (self.shard.tree.view(), SeqNo::MAX.0, self.now),
@@ -158,7 +159,7 @@ impl Run {
         let (a, b) = (self.rng.below(120), self.rng.below(120));
         let range = KeyRange::from(key(a.min(b))..=key(a.max(b)));
         match self.shard.tree.plan_full_compaction(&range, at, now) {
-            FullCompaction::Plan(plan) => Some(plan),
+            FullCompaction::Plan(plan) => Some(*plan),
             FullCompaction::Busy | FullCompaction::Nothing => None,
         }
     }
@@ -182,7 +183,7 @@ impl Run {
                 }
             }
             5 | 6 if !self.compactions.is_empty() => {
-                let place = self.rng.below(self.compactions.len() as u64) as usize;
+                let place = self.rng.index(self.compactions.len());
                 tree.install_compaction(self.compactions.swap_remove(place)).unwrap();
             }
             7 if self.rng.below(8) == 0 => {
@@ -206,7 +207,7 @@ impl Run {
                 self.snapshots.push(Snapshot { at, now, view, is_old: false });
             }
             96..98 if !self.snapshots.is_empty() => {
-                let place = self.rng.below(self.snapshots.len() as u64) as usize;
+                let place = self.rng.index(self.snapshots.len());
                 self.snapshots.swap_remove(place);
             }
             98 => self.check_no_leaks(),
@@ -272,7 +273,8 @@ fn run(seed: u64, steps: u64, options: TreeOptions) -> (u64, [u64; 3]) {
     let Run { sim, shard, model, .. } = run;
     let live = shard.live_files();
     drop(shard);
-    let left: Vec<_> = sim.paths().into_iter().filter(|path| path.extension().is_some_and(|e| e == "sst")).collect();
+    let left: Vec<_> =
+        sim.paths().into_iter().filter(|path| path.extension().is_some_and(|e| e == "sst")).collect();
     assert_eq!(left.len(), live.len(), "files leak at close");
     drop(model);
     (run.checks, [stats.flushes, stats.compactions, stats.moves])

@@ -208,8 +208,9 @@ impl TreeRecovery {
         let open = |record| TableHandle::open(&self.context, self.shard, &self.dir, Arc::clone(record));
         let tables = tables.map(open).collect::<Result<Vec<_>>>()?;
         let version = Version::new(tables, &self.options.picker());
-        let version = version
-            .map_err(|found| Error::corruption(&self.dir.join(MANIFEST_NAME), 0, "tables that fit together", found))?;
+        let version = version.map_err(|found| {
+            Error::corruption(&self.dir.join(MANIFEST_NAME), 0, "tables that fit together", found)
+        })?;
         let Replayed { memtable, active, sealed, .. } = replayed;
         let needs_flush = !sealed.is_empty();
         let tree = Arc::new(Tree::new(TreeParts {

@@ -2,12 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    cut::Cut,
-    options::TreeOptions,
-    view::SealedMemtable,
-    writer::next_memtable,
-};
+use super::{cut::Cut, options::TreeOptions, view::SealedMemtable, writer::next_memtable};
 use crate::{
     ids::{SegmentNumber, SeqNo},
     key::KeyHash,

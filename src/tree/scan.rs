@@ -82,9 +82,9 @@ impl TreeScan {
         });
         sources.extend(in_range.map(|table| SourceCursor::Table(table.table().cursor(CursorSource::Cached))));
         let runs = view.version.runs().filter(|run| !run.tables().is_empty());
-        sources.extend(runs.map(|run| {
-            SourceCursor::Run(RunCursor::new(Arc::clone(run.tables()), CursorSource::Cached))
-        }));
+        sources.extend(
+            runs.map(|run| SourceCursor::Run(RunCursor::new(Arc::clone(run.tables()), CursorSource::Cached))),
+        );
         let entries = VisibleCursor::new(MergeCursor::new(sources), range.clone(), reverse, point);
         Self { entries, _view: view }
     }

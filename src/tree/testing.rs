@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    BatchMark, Cut, FullCompaction, Strategy, Tree, TreeContext, TreeOptions, TreeRecovery, TreeWriter, WriteOp,
+    BatchMark, Cut, Strategy, Tree, TreeContext, TreeOptions, TreeRecovery, TreeWriter, WriteOp,
     consistent_cut,
     manifest::{MANIFEST_NAME, read_state},
 };
@@ -37,11 +37,20 @@ impl Rng {
         self.0 ^= self.0 << 17;
         (self.0 >> 11) % n.max(1)
     }
+
+    pub(super) fn index(&mut self, len: usize) -> usize {
+        usize::try_from(self.below(len as u64)).expect("below a usize")
+    }
 }
 
 /// Tiny memtables and tables, so that a few hundred operations reach every level.
 pub(super) fn tiny(strategy: Strategy) -> TreeOptions {
-    let table = TableOptions { block_bytes: 256, restart_interval: 4, filter_bits_per_key: 10, compression: Compression::Lz4 };
+    let table = TableOptions {
+        block_bytes: 256,
+        restart_interval: 4,
+        filter_bits_per_key: 10,
+        compression: Compression::Lz4,
+    };
     TreeOptions {
         memtable_bytes: 2 << 10,
         table_bytes: 1 << 10,
@@ -63,6 +72,8 @@ pub(super) fn shard_dir(shard: u32) -> PathBuf {
 }
 
 pub(super) fn context(sim: &SimStorage) -> TreeContext {
+    // The node makes its data directory durable before it opens a shard. Failures show below.
+    drop(sim.create_dir_all(Path::new("/data")).and_then(|()| sim.sync_dir(Path::new("/"))));
     let storage: Arc<dyn Storage> = Arc::new(sim.clone());
     let files = Arc::new(FileCache::new(Arc::clone(&storage), 3));
     TreeContext::new(storage, Arc::new(BlockCache::new(16 << 10)), files)
@@ -213,23 +224,11 @@ impl Shard {
         panic!("compaction never settles");
     }
 
-    pub(super) fn compact_fully(&self, range: &KeyRange, watermark: (u64, u64)) -> Result<()> {
-        for _ in 0..10_000 {
-            match self.tree.plan_full_compaction(range, SeqNo(watermark.0), watermark.1) {
-                FullCompaction::Nothing => return Ok(()),
-                FullCompaction::Busy => panic!("nothing runs"),
-                FullCompaction::Plan(plan) => {
-                    let output = self.tree.run_compaction(plan, &pace())?;
-                    self.tree.install_compaction(output)?;
-                }
-            }
-        }
-        panic!("a full compaction never ends");
-    }
-
     /// The table files of this shard on disk.
     pub(super) fn table_files(&self, sim: &SimStorage) -> Vec<PathBuf> {
-        let ours = |path: &PathBuf| path.starts_with(self.tree.dir()) && path.extension().is_some_and(|e| e == "sst");
+        let ours = |path: &PathBuf| {
+            path.starts_with(self.tree.dir()) && path.extension().is_some_and(|e| e == "sst")
+        };
         let mut files: Vec<_> = sim.paths().into_iter().filter(ours).collect();
         files.sort();
         files

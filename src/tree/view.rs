@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    scan::TreeScan,
-    version::Version,
-    visible::ReadPoint,
-};
+use super::{scan::TreeScan, version::Version, visible::ReadPoint};
 use crate::{
     entry::Entry,
     error::Result,
@@ -54,9 +50,9 @@ impl ReadView {
     /// The same among the memtables only.
     #[inline]
     pub fn get_in_memory(&self, hash: KeyHash, key: &[u8], at: SeqNo) -> Option<Entry<'_>> {
-        self.active.get(hash, key, at).or_else(|| {
-            self.sealed.iter().find_map(|sealed| sealed.memtable.get(hash, key, at))
-        })
+        self.active
+            .get(hash, key, at)
+            .or_else(|| self.sealed.iter().find_map(|sealed| sealed.memtable.get(hash, key, at)))
     }
 
     /// The same among the tables only.

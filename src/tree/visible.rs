@@ -194,7 +194,7 @@ mod tests {
             let mut model = BTreeMap::new();
             for (i, (key, put, expires)) in writes.into_iter().enumerate() {
                 let seqno = i as u64 + 1;
-                let value = [key, i as u8];
+                let value = [&[key][..], &seqno.to_le_bytes()].concat();
                 let mut entry = version(&[key], seqno, put.then_some(&value[..]));
                 entry.expires = expires.filter(|_| put);
                 if seqno <= at {

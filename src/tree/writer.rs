@@ -114,7 +114,13 @@ impl TreeWriter {
         self.staged_bytes += span.key.len() + span.value.len();
         let seqno = self.batch_seqno;
         self.batch_seqno = seqno.map(|seqno| seqno.plus(1));
-        self.staged.push(Staged { hash: op.hash, span, kind: op.kind, expires_at_ms: op.expires_at_ms, seqno });
+        self.staged.push(Staged {
+            hash: op.hash,
+            span,
+            kind: op.kind,
+            expires_at_ms: op.expires_at_ms,
+            seqno,
+        });
     }
 
     /// Ends the frame.
@@ -185,7 +191,7 @@ impl TreeWriter {
             for op in &self.staged {
                 let number = op.seqno.unwrap_or(seqno);
                 self.memtable.insert(op.hash, &entry_of(&self.group, op, number));
-                seqno = if op.seqno.is_some() { seqno } else { seqno.plus(1) };
+                seqno = seqno.max(number.plus(1));
             }
         }
         self.end_turn();

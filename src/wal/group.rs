@@ -36,6 +36,7 @@ pub struct GroupBuffer {
 struct OpenFrame {
     kind: u8,
     batch: Option<BatchId>,
+    cross_shard: bool,
     start: usize,
     ops: u32,
 }
@@ -46,6 +47,7 @@ struct FrameSlot {
     kind: u8,
     /// A batch's operations are numbered from its id on, in every participant alike.
     batch: Option<BatchId>,
+    cross_shard: bool,
     ops: u32,
     raw_start: usize,
     raw_bytes: u32,
@@ -65,7 +67,8 @@ impl FrameSlot {
 
     /// The next number for frames that are no batch's, behind this one.
     fn next_data_seqno(&self, data: SeqNo) -> SeqNo {
-        if self.batch.is_some() { data } else { data.plus(u64::from(self.ops)) }
+        let behind = self.first_seqno(data).plus(u64::from(self.ops));
+        data.max(behind)
     }
 }
 
@@ -106,7 +109,9 @@ impl GroupBuffer {
             FrameKind::Batch { id, .. } => Some(id),
             FrameKind::Data | FrameKind::Cancel { .. } => None,
         };
-        self.open = Some(OpenFrame { kind: kind.byte(), batch, start, ops: 0 });
+        // A cancel counts: a flush elsewhere may hide that a participant lacks the batch, and then only the cancel tells.
+        let cross_shard = !matches!(kind, FrameKind::Data);
+        self.open = Some(OpenFrame { kind: kind.byte(), batch, cross_shard, start, ops: 0 });
     }
 
     /// Adds an operation to the open frame; without one, to a data frame of its own that stays open. A
@@ -137,6 +142,7 @@ impl GroupBuffer {
         self.frames.push(FrameSlot {
             kind: open.kind,
             batch: open.batch,
+            cross_shard: open.cross_shard,
             ops: open.ops,
             raw_start: open.start,
             // NOTE: a body too long for the field is refused by `pack`.
@@ -195,7 +201,9 @@ impl GroupBuffer {
         for frame in self.frames.iter().filter(|frame| frame.ops > 0) {
             let begin = frame.first_seqno(data);
             if begin < next {
-                return Err(Error::internal(format!("sequence number {begin} is appended when {next} is the next")));
+                return Err(Error::internal(format!(
+                    "sequence number {begin} is appended when {next} is the next"
+                )));
             }
             data = frame.next_data_seqno(data);
             next = match begin.get().checked_add(u64::from(frame.ops)) {
@@ -208,7 +216,7 @@ impl GroupBuffer {
 
     /// Whether a frame of a cross-shard batch is in the group.
     pub(super) fn has_batch(&self) -> bool {
-        self.frames.iter().any(|frame| frame.batch.is_some())
+        self.frames.iter().any(|frame| frame.cross_shard)
     }
 
     /// Ends the open frame and compresses what is long enough; returns the group's length in the log,

@@ -17,7 +17,7 @@ use super::*;
 use crate::{
     entry::ValueKind,
     error::Result,
-    ids::{SegmentNumber, SeqNo, ShardId},
+    ids::{BatchId, SegmentNumber, SeqNo, ShardId},
     storage::{DirEntry, FileKind, OpenMode, Storage, StorageFile, StorageLock},
 };
 
@@ -290,7 +290,21 @@ impl TestLog {
     }
 
     /// Appends a group of frames; the model takes it only when that works.
+    ///
+    /// A batch gets the next number as its id, whatever id it came with: its operations are numbered from there.
     pub(super) fn append(&mut self, frames: &[(FrameKind, Vec<ModelOp>)]) -> Result<LogPosition> {
+        let mut next = self.next.get();
+        let mut frames = frames.to_vec();
+        for (kind, ops) in &mut frames {
+            if let FrameKind::Batch { id, .. } = kind {
+                *id = BatchId(next);
+            }
+            next += ops.len() as u64;
+        }
+        self.append_as_they_are(&frames)
+    }
+
+    fn append_as_they_are(&mut self, frames: &[(FrameKind, Vec<ModelOp>)]) -> Result<LogPosition> {
         let models = self.models_of_group(frames);
         self.group.clear();
         for (kind, ops) in frames {

@@ -96,7 +96,11 @@ impl Client {
         let (key, value) = (self.key(), self.value());
         let sent = self.history.sent(vec![(key.clone(), Some(value.clone()))]);
         let before = node.update(&key, move |_| Some(value))?;
-        assert_eq!(before.as_deref(), self.history.live().get(&key).map(|value| &value[..]), "an update's base");
+        assert_eq!(
+            before.as_deref(),
+            self.history.live().get(&key).map(|value| &value[..]),
+            "an update's base"
+        );
         self.written(sent, Ok(()), Durability::Buffered)
     }
 
@@ -116,7 +120,10 @@ impl Client {
 
     fn compare(&self, found: &State) -> Result<()> {
         let show = |state: &State| -> Vec<_> {
-            state.iter().map(|(key, value)| (String::from_utf8_lossy(key).into_owned(), show_value(Some(value)))).collect()
+            state
+                .iter()
+                .map(|(key, value)| (String::from_utf8_lossy(key).into_owned(), show_value(Some(value))))
+                .collect()
         };
         assert_eq!(show(found), show(self.history.live()), "{} finds other keys than it wrote", self.name);
         Ok(())

@@ -139,7 +139,8 @@ impl History {
 
     /// How many writes of each shard make up what was found, with each batch wholly in or out; the largest such counts.
     fn largest_cut(&self, found: &State) -> Result<Vec<usize>, String> {
-        let fitting: Vec<_> = (0..self.shards.len()).map(|shard| self.fitting_prefixes(shard, found)).collect();
+        let fitting: Vec<_> =
+            (0..self.shards.len()).map(|shard| self.fitting_prefixes(shard, found)).collect();
         let mut kept = Vec::with_capacity(fitting.len());
         for (shard, fits) in fitting.iter().enumerate() {
             kept.push(*fits.last().ok_or_else(|| self.why_nothing_fits(shard, found))?);
@@ -157,7 +158,8 @@ impl History {
                 }
                 let shorter = fitting[*shard].iter().rev().find(|count| **count <= *place);
                 kept[*shard] = *shorter.ok_or_else(|| {
-                    let parts: Vec<_> = half.iter().map(|(shard, place)| show(&self.shards[*shard].writes[*place])).collect();
+                    let parts: Vec<_> =
+                        half.iter().map(|(shard, place)| show(&self.shards[*shard].writes[*place])).collect();
                     format!("half a batch is there: shards and places {half:?}, {}", parts.join(" | "))
                 })?;
             }
@@ -172,7 +174,8 @@ impl History {
         };
         let (mut state, found) = (of_shard(&self.settled), of_shard(found));
         let keys: BTreeSet<_> = state.keys().chain(found.keys()).cloned().collect();
-        let mut differing: BTreeSet<_> = keys.into_iter().filter(|key| state.get(key) != found.get(key)).collect();
+        let mut differing: BTreeSet<_> =
+            keys.into_iter().filter(|key| state.get(key) != found.get(key)).collect();
         let mut fitting = vec![];
         for count in 0..=self.shards[shard].writes.len() {
             if count > 0 {
@@ -204,11 +207,17 @@ impl History {
             log.acked,
             log.promised
         );
-        let keys: BTreeSet<_> =
-            self.settled.keys().chain(found.keys()).chain(log.writes.iter().flatten().map(|(key, _)| key)).collect();
+        let keys: BTreeSet<_> = self
+            .settled
+            .keys()
+            .chain(found.keys())
+            .chain(log.writes.iter().flatten().map(|(key, _)| key))
+            .collect();
         for key in keys.into_iter().filter(|key| self.shard(key) == shard) {
             let writes = log.writes.iter().enumerate().flat_map(|(place, ops)| {
-                ops.iter().filter(|op| op.0 == *key).map(move |(_, value)| format!("{place}:{}", show_value(value.as_ref())))
+                ops.iter()
+                    .filter(|op| op.0 == *key)
+                    .map(move |(_, value)| format!("{place}:{}", show_value(value.as_ref())))
             });
             let writes: Vec<_> = writes.collect();
             let settled = show_value(self.settled.get(key));
@@ -220,8 +229,10 @@ impl History {
 }
 
 fn show(ops: &[Op]) -> String {
-    let ops: Vec<_> =
-        ops.iter().map(|(key, value)| format!("{}={}", EscapedKey(key), show_value(value.as_ref()))).collect();
+    let ops: Vec<_> = ops
+        .iter()
+        .map(|(key, value)| format!("{}={}", EscapedKey(key), show_value(value.as_ref())))
+        .collect();
     format!("[{}]", ops.join(" "))
 }
 
@@ -240,7 +251,8 @@ mod tests {
     /// Two shards and a key in each.
     fn two_shards() -> (History, Key, Key) {
         let history = History::new(7, 2);
-        let key = |shard| (0_u32..).map(|i| i.to_string().into_bytes()).find(|key| history.shard(key) == shard);
+        let key =
+            |shard| (0_u32..).map(|i| i.to_string().into_bytes()).find(|key| history.shard(key) == shard);
         let (left, right) = (key(0).expect("a key"), key(1).expect("a key"));
         (history, left, right)
     }
@@ -257,8 +269,13 @@ mod tests {
     fn a_suffix_of_a_shard_may_be_lost_but_no_promise_and_no_hole() {
         let write = |found: &dyn Fn(&Key, &Key) -> State| {
             let (mut history, left, _) = two_shards();
-            let other = (0_u32..).map(|i| format!("x{i}").into_bytes()).find(|key| history.shard(key) == 0).expect("a key");
-            for (op, is_promised) in [(put(&left, "1"), true), (put(&other, "2"), false), (put(&left, "3"), false)] {
+            let other = (0_u32..)
+                .map(|i| format!("x{i}").into_bytes())
+                .find(|key| history.shard(key) == 0)
+                .expect("a key");
+            for (op, is_promised) in
+                [(put(&left, "1"), true), (put(&other, "2"), false), (put(&left, "3"), false)]
+            {
                 let sent = history.sent(vec![op]);
                 history.acked(sent, is_promised);
             }

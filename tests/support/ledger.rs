@@ -38,7 +38,8 @@ impl Ledger {
                 line.acked = value;
             }
             // Nothing was written, say the docs of these.
-            Err(error) if matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::Busy | ErrorKind::Closed) => {}
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::Busy | ErrorKind::Closed) => {}
             Err(_) => {
                 line.possible.push(value.clone());
                 line.unknown.push(value);

@@ -28,7 +28,8 @@ pub(crate) fn seed() -> u64 {
 
 /// How many times the work of CI is to be done: `DBEX_TEST_SCALE`, 1 unless it is set.
 pub(crate) fn scale() -> usize {
-    std::env::var("DBEX_TEST_SCALE").map_or(1, |text| text.parse().expect("DBEX_TEST_SCALE is a whole number"))
+    std::env::var("DBEX_TEST_SCALE")
+        .map_or(1, |text| text.parse().expect("DBEX_TEST_SCALE is a whole number"))
 }
 
 /// Ends the process with a word about where it stood when it lives too long: a test that hangs tells nothing else.

@@ -59,7 +59,8 @@ impl RespClient {
             return Err(io::ErrorKind::UnexpectedEof.into());
         };
         let text = String::from_utf8_lossy(text).into_owned();
-        let number = || text.parse::<i64>().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
+        let number =
+            || text.parse::<i64>().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
         match kind {
             b'+' => Ok(Reply::Status(text)),
             b'-' => Ok(Reply::Error(text)),
@@ -74,7 +75,9 @@ impl RespClient {
                 }
             },
             b'*' => (0..number()?).map(|_| self.reply()).collect::<io::Result<_>>().map(Reply::Array),
-            other => Err(io::Error::new(io::ErrorKind::InvalidData, format!("a reply that begins with {other}"))),
+            other => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, format!("a reply that begins with {other}")))
+            }
         }
     }
 

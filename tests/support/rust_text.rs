@@ -77,7 +77,8 @@ impl CrateFile {
 
     /// Every function that has a body.
     pub(crate) fn functions(&self) -> Vec<Function> {
-        let starts = self.words.windows(2).enumerate().filter(|(_, pair)| pair[0].is("fn") && pair[1].is_name());
+        let starts =
+            self.words.windows(2).enumerate().filter(|(_, pair)| pair[0].is("fn") && pair[1].is_name());
         starts
             .filter_map(|(at, pair)| {
                 let body = self.end_of_signature(at)?;
@@ -124,7 +125,8 @@ impl CrateFile {
 
     /// The lines where `inner` of the crate `outer` is named.
     pub(crate) fn names_below(&self, words: &[Word], outer: &str, inner: &str) -> Vec<usize> {
-        let starts = (0..words.len()).filter(|at| is_step(&words[*at..], outer) && !is_below_something(words, *at));
+        let starts =
+            (0..words.len()).filter(|at| is_step(&words[*at..], outer) && !is_below_something(words, *at));
         let named = starts.flat_map(|at| heads(words, at + 2));
         named.filter(|(_, name)| name == inner).map(|(line, _)| line).collect()
     }
@@ -152,7 +154,8 @@ fn is_step(words: &[Word], name: &str) -> bool {
 /// Whether the path that begins at `at` goes on from another name, as in `other::name`.
 fn is_below_something(words: &[Word], at: usize) -> bool {
     let before = |back: usize| at.checked_sub(back).map(|at| &words[at]);
-    before(1).is_some_and(|word| word.is("::")) && before(2).is_some_and(|word| word.is_name() && !word.is("use"))
+    before(1).is_some_and(|word| word.is("::"))
+        && before(2).is_some_and(|word| word.is_name() && !word.is("use"))
 }
 
 /// Whether the name at `at` begins a path of a `use`, alone or in the outermost braces.
@@ -260,8 +263,12 @@ fn test_items(words: &[Word]) -> Vec<Range<usize>> {
 }
 
 fn is_cfg_test(attribute: &[Word]) -> bool {
-    let names: Vec<_> = attribute.iter().filter(|word| word.is_name()).map(|word| word.text.as_str()).collect();
-    names.first() == Some(&"cfg") && names.contains(&"test") && !names.contains(&"not") && !names.contains(&"any")
+    let names: Vec<_> =
+        attribute.iter().filter(|word| word.is_name()).map(|word| word.text.as_str()).collect();
+    names.first() == Some(&"cfg")
+        && names.contains(&"test")
+        && !names.contains(&"not")
+        && !names.contains(&"any")
 }
 
 /// The words of a text without comments and literals.
@@ -281,7 +288,9 @@ fn split(text: &str) -> Vec<Word> {
                 text.push(more);
                 rest.skip(1);
             }
-        } else if let Some(second) = rest.peek(0).filter(|second| matches!((next, *second), (':', ':') | ('!', '='))) {
+        } else if let Some(second) =
+            rest.peek(0).filter(|second| matches!((next, *second), (':', ':') | ('!', '=')))
+        {
             text.push(second);
             rest.skip(1);
         }

@@ -10,8 +10,8 @@ use std::{
 };
 
 use dbex::{
-    CompactionStrategy, Env, NodeOptions, Result, blocking::Node, codec::compress::Compression, key::KeyRange,
-    storage::sim::SimStorage,
+    CompactionStrategy, Env, NodeOptions, Result, blocking::Node, codec::compress::Compression,
+    key::KeyRange, storage::sim::SimStorage,
 };
 
 use crate::{
@@ -68,7 +68,8 @@ pub(crate) fn options(random: &mut Random) -> NodeOptions {
     options.compression = [*random.pick(&[Compression::None, Compression::Lz4, Compression::Zstd]); 3];
     options.wal_compress_above = random.permille(300).then_some(512);
     // The interval sync is at work in some runs, and in others nothing is durable before somebody asks.
-    options.sync_interval = if random.permille(300) { Duration::from_millis(2) } else { Duration::from_hours(1) };
+    options.sync_interval =
+        if random.permille(300) { Duration::from_millis(2) } else { Duration::from_hours(1) };
     options.flush_workers = 1;
     options.compaction_workers = 2;
     options.read_workers = 1;

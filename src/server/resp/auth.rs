@@ -28,8 +28,6 @@ pub(super) enum Verdict {
     Wrong {
         delay: Duration,
     },
-    /// The server has no password, so none is right or wrong.
-    NoPassword,
 }
 
 impl AuthGate {
@@ -44,8 +42,8 @@ impl AuthGate {
 
     /// Checks a user's password. There is one user, `default`.
     pub(super) fn check(&self, user: &[u8], password: &[u8]) -> Verdict {
-        let Some(expected) = &self.password else { return Verdict::NoPassword };
-        let right = constant_time_eq(expected.expose(), password);
+        // Without a password, as in Redis, any is right for the default user.
+        let right = self.password.as_ref().is_none_or(|right| constant_time_eq(right.expose(), password));
         let right = right && user == b"default";
         if right {
             self.failures_in_a_row.store(0, Ordering::Relaxed);
@@ -80,7 +78,8 @@ mod tests {
         }
         assert!(matches!(gate.check(b"admin", b"pass"), Verdict::Wrong { .. }));
         let open = AuthGate::new(None, Duration::ZERO);
-        assert_eq!(open.check(b"default", b""), Verdict::NoPassword);
+        assert_eq!(open.check(b"default", b"any"), Verdict::Right);
+        assert!(matches!(open.check(b"other", b"any"), Verdict::Wrong { .. }));
     }
 
     #[test]

@@ -40,7 +40,12 @@ pub(super) enum Handler {
 }
 
 /// Makes a command's reply of what its steps did.
-pub(super) type StepReply = fn(&[StepDone]) -> Reply;
+pub(super) enum StepReply {
+    /// It has one step.
+    One(fn(StepDone) -> Reply),
+    /// It has any number, and says of how many the key was there.
+    CountPresent,
+}
 
 /// Flags, by the names that `COMMAND` gives them.
 pub(super) mod flag {

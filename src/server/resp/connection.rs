@@ -318,7 +318,13 @@ impl Connection {
             let write = after(self.times.last_write, settings.request_timeout);
             return [write, arrival].into_iter().flatten().min();
         }
-        if began.is_some() { arrival } else { after(self.times.last_active, settings.idle_timeout) }
+        if began.is_some() {
+            return arrival;
+        }
+        // Who does not authenticate may not keep a place for long.
+        let silence =
+            if self.session.authenticated { settings.idle_timeout } else { settings.request_timeout };
+        after(self.times.last_active, silence)
     }
 
     /// Sets the alarm no later than the deadline. It is moved forward only when it rings, because most waits

@@ -86,7 +86,8 @@ fn start(
     let most = server.settings.max_connections;
     let Some(guard) = server.clients.register(most, peer, local) else {
         server.counters.connections_rejected.add(1);
-        tracing::warn!(%peer, most, "a connection is refused: there are too many");
+        // INFO counts these; a line each would let a flood of them fill the log.
+        tracing::debug!(%peer, most, "a connection is refused: there are too many");
         if connections.len() < most.saturating_add(REFUSALS_AT_ONCE) {
             connections.spawn(refuse(stream));
         }

@@ -9,11 +9,13 @@ use std::{
     },
 };
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
     auth::AuthGate,
     clients::{Client, Clients},
+    info::KeyCount,
     limits::Limits,
     memory::{MemoryCap, MemoryCharge},
     reply::Protocol,
@@ -35,6 +37,7 @@ pub(super) struct Server {
     pub(super) cursors: ScanCursors,
     pub(super) auth: AuthGate,
     pub(super) counters: Counters,
+    pub(super) key_count: Mutex<Option<KeyCount>>,
 }
 
 impl Server {
@@ -51,6 +54,7 @@ impl Server {
             cursors: ScanCursors::new(),
             auth: AuthGate::new(settings.password.clone(), settings.auth_failure_delay),
             counters: Counters::default(),
+            key_count: Mutex::new(None),
             settings,
         }
     }
@@ -87,6 +91,11 @@ pub(super) struct Counters {
 const MAX_GETS: usize = 30;
 /// The most bytes of values that one connection should get from the node at once.
 const GET_BYTES: usize = 256 << 10;
+
+/// The most steps that one connection hands to the node at once.
+pub(super) const MAX_STEPS: usize = 1024;
+/// The most bytes of old values that one connection should hold in the results of its steps.
+const STEP_BYTES: usize = 16 << 20;
 
 /// One connection as its commands see it.
 pub(super) struct Session {
@@ -125,6 +134,12 @@ impl Session {
     /// encoded.
     pub(super) fn gets_at_once(&self) -> usize {
         (GET_BYTES / self.value_bytes.max(1)).clamp(1, MAX_GETS)
+    }
+
+    /// How many steps to hand to the node at once: fewer when the values that they change are large, because
+    /// all old values are held until the replies are made.
+    pub(super) fn steps_at_once(&self) -> usize {
+        (STEP_BYTES / self.value_bytes.max(1)).clamp(1, MAX_STEPS)
     }
 
     /// Remembers how large values are: at once when they grow, slowly when they shrink.

@@ -38,8 +38,9 @@ pub struct RespSettings {
     /// How long a connection may stay silent between two requests before it is closed. Zero: for ever.
     /// Default: 1 h, because clients keep pools of idle connections.
     pub idle_timeout: Duration,
-    /// How long one request may take to arrive, counted from its first byte, and how long a client may take
-    /// none of the replies that wait for it. Zero: for ever. Default: 60 s.
+    /// How long one request may take to arrive, counted from its first byte; how long a client may take none
+    /// of the replies that wait for it; how long it may be silent before it has authenticated. Zero: for
+    /// ever. Default: 60 s.
     pub request_timeout: Duration,
     /// The longest argument, and so (but for room for a key and the framing) the longest request, in bytes.
     /// Default: 64 MiB, the longest value.

@@ -109,8 +109,7 @@ impl BlockCache {
         let name =
             (table.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ block as u64).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let name = name ^ (name >> 32);
-        // NOTE: at most 16 shards.
-        let shard = usize::try_from(name % self.shards.len() as u64).unwrap_or(0);
+        let shard = (((name & 0xFFFF_FFFF) * self.shards.len() as u64) >> 32) as usize;
         (self.shards.get(shard), name)
     }
 }

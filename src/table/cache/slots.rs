@@ -14,8 +14,9 @@ use crate::table::block::Block;
 const BLOCK_OVERHEAD_BYTES: u64 = 256;
 const MAX_HEAT: u8 = 3;
 
-/// A block in the cache.
+/// A block in the cache. One cache line holds all that a read touches; a reference count lies in another.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(in crate::table) struct CachedBlock {
     pub(in crate::table) block: Block,
     /// How often it was read since it was last considered for eviction, up to 3.

@@ -44,10 +44,7 @@ impl Below {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::{
-        compaction::TargetRun,
-        edit::tests::record,
-    };
+    use crate::tree::{compaction::TargetRun, edit::tests::record};
 
     #[test]
     fn only_what_is_not_merged_lies_below() {
@@ -60,7 +57,11 @@ mod tests {
         let below = Below::memtables(&levels);
         assert!(below.may_hold(b"k") && below.may_hold(b"z") && !below.may_hold(b"zz"));
         let choice = Choice {
-            inputs: vec![Arc::clone(&levels.l0[0]), Arc::clone(&levels.l1[0][0]), Arc::clone(&levels.l1[0][1])],
+            inputs: vec![
+                Arc::clone(&levels.l0[0]),
+                Arc::clone(&levels.l1[0][0]),
+                Arc::clone(&levels.l1[0][1]),
+            ],
             from: Level::L0,
             target: Level::L1,
             run: TargetRun::Existing(0),
@@ -69,7 +70,9 @@ mod tests {
         };
         let below = Below::compaction(&levels, &choice);
         assert!(below.may_hold(b"b") && below.may_hold(b"d") && below.may_hold(b"m"));
-        assert!(!below.may_hold(b"a") && !below.may_hold(b"e") && !below.may_hold(b"p") && !below.may_hold(b"z"));
+        assert!(
+            !below.may_hold(b"a") && !below.may_hold(b"e") && !below.may_hold(b"p") && !below.may_hold(b"z")
+        );
         let below = Below::compaction(&levels, &Choice { target: Level::L2, ..choice });
         assert!(!below.may_hold(b"b"));
     }

@@ -4,8 +4,7 @@
 use std::sync::Arc;
 
 use super::picker::{
-    Choice, DUE_PERMILLE, Hull, Levels, PickerOptions, Situation, TargetRun, bytes_of,
-    into_l2,
+    Choice, DUE_PERMILLE, Hull, Levels, PickerOptions, Situation, TargetRun, bytes_of, into_l2,
 };
 use crate::{ids::Level, tree::edit::TableRecord};
 

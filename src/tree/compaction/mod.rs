@@ -18,5 +18,5 @@ pub use picker::{
     Choice, DUE_PERMILLE, FullChoice, KeySpan, Levels, PickerOptions, Situation, TargetRun, debt_bytes, pick,
     pick_full, score_permille, span_of,
 };
-pub use rule::{VersionFilter, Verdict, Watermark};
+pub use rule::{Verdict, VersionFilter, Watermark};
 pub(super) use run::{Merged, Target, merge_into_tables};

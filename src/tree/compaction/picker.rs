@@ -149,10 +149,12 @@ pub fn debt_bytes(levels: &Levels, options: &PickerOptions) -> u64 {
 pub fn pick_full(situation: &Situation<'_>, range: &KeyRange) -> FullChoice {
     let levels = situation.levels;
     let upper = || levels.l0.iter().chain(levels.l1.iter().flatten());
-    let in_range = |table: &Arc<TableRecord>| !range.is_before(&table.max_key) && !range.is_behind(&table.min_key);
+    let in_range =
+        |table: &Arc<TableRecord>| !range.is_before(&table.max_key) && !range.is_behind(&table.min_key);
     let mut chosen: Vec<Arc<TableRecord>> = upper().filter(|table| in_range(table)).cloned().collect();
     if chosen.is_empty() {
-        let garbage = levels.l2.iter().filter(|table| in_range(table) && is_garbage(table, situation.watermark));
+        let garbage =
+            levels.l2.iter().filter(|table| in_range(table) && is_garbage(table, situation.watermark));
         chosen = garbage.cloned().collect();
     } else {
         // What overlaps an input must come along: its versions are older, or would lie under newer ones.
@@ -215,9 +217,12 @@ pub(super) fn into_l2(situation: &Situation<'_>, upper: &[Arc<TableRecord>]) -> 
     if is_blocked(situation, &inputs) {
         return None;
     }
-    let is_move = from != Level::L2 && inputs.iter().all(|table| table.level != Level::L2 && table.tombstones == 0);
+    let is_move =
+        from != Level::L2 && inputs.iter().all(|table| table.level != Level::L2 && table.tombstones == 0);
     Some(Choice {
-        is_move: is_move && are_disjoint(&inputs) && !inputs.iter().any(|t| is_garbage(t, situation.watermark)),
+        is_move: is_move
+            && are_disjoint(&inputs)
+            && !inputs.iter().any(|t| is_garbage(t, situation.watermark)),
         inputs,
         from,
         target: Level::L2,

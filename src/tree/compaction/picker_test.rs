@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::{ids::Level, tree::edit::tests::record};
-use proptest::{collection::vec, prelude::{ProptestConfig, any, prop_assert, proptest}};
+use proptest::{
+    collection::vec,
+    prelude::{ProptestConfig, any, prop_assert, proptest},
+};
 
 const OPTIONS: PickerOptions =
     PickerOptions { strategy: Strategy::Leveled, l0_trigger: 2, tiered_trigger: 3, memtable_bytes: 1000 };
@@ -70,9 +73,12 @@ fn tables_that_overlap_nothing_move_oldest_first() {
 
 #[test]
 fn the_l1_table_with_the_least_overlap_goes_down() {
-    let big = |file, min: &str, max: &str| Arc::new(TableRecord { file_bytes: 1500, ..record(Level::L1, file, min, max) });
+    let big = |file, min: &str, max: &str| {
+        Arc::new(TableRecord { file_bytes: 1500, ..record(Level::L1, file, min, max) })
+    };
     let l1 = vec![big(4, "a", "c"), big(5, "d", "f"), big(6, "g", "i")];
-    let l2 = vec![table(Level::L2, 1, "a", "b"), table(Level::L2, 2, "c", "e"), table(Level::L2, 3, "h", "k")];
+    let l2 =
+        vec![table(Level::L2, 1, "a", "b"), table(Level::L2, 2, "c", "e"), table(Level::L2, 3, "h", "k")];
     let levels = Levels { l0: vec![], l1: vec![l1], l2 };
     let choice = choose_from(&levels, &[], OPTIONS).unwrap();
     assert_eq!((files(&choice), choice.target), (vec![2, 5], Level::L2));
@@ -83,12 +89,9 @@ fn the_l1_table_with_the_least_overlap_goes_down() {
 #[test]
 fn a_move_into_the_last_level_takes_no_tombstones_along() {
     let with = |tombstones| {
-        let table = TableRecord { file_bytes: 5000, tombstones, ..record(Level::L1, 4, "a", "c") };
-        Levels { l0: vec![], l1: vec![vec![Arc::new(table)]], l2: vec![table_l2()] }
+        let upper = TableRecord { file_bytes: 5000, tombstones, ..record(Level::L1, 4, "a", "c") };
+        Levels { l0: vec![], l1: vec![vec![Arc::new(upper)]], l2: vec![table(Level::L2, 1, "x", "y")] }
     };
-    fn table_l2() -> Arc<TableRecord> {
-        Arc::new(record(Level::L2, 1, "x", "y"))
-    }
     assert!(choose_from(&with(0), &[], OPTIONS).unwrap().is_move);
     let merged = choose_from(&with(1), &[], OPTIONS).unwrap();
     assert!(!merged.is_move);
@@ -101,7 +104,13 @@ fn dead_weight_is_rewritten_when_nobody_needs_it() {
     let expired = TableRecord { expiring: 6, last_expiry_ms: 90, ..record(Level::L2, 8, "d", "e") };
     let levels = Levels { l0: vec![], l1: vec![], l2: vec![l2, Arc::new(expired)] };
     let choose = |watermark| {
-        pick(&Situation { levels: &levels, busy: &HashSet::new(), writing_l2: &[], watermark, options: OPTIONS })
+        pick(&Situation {
+            levels: &levels,
+            busy: &HashSet::new(),
+            writing_l2: &[],
+            watermark,
+            options: OPTIONS,
+        })
     };
     assert_eq!(files(&choose(ALL).unwrap()), [7]);
     assert_eq!(choose(Watermark { oldest_snapshot: SeqNo(6), ..ALL }), None, "a snapshot needs both");
@@ -119,8 +128,13 @@ fn a_range_that_is_being_written_in_l2_is_left_alone() {
         l2: vec![],
     };
     let span = [(Bytes::from_static(b"a"), Bytes::from_static(b"q"))];
-    let situation =
-        Situation { levels: &levels, busy: &HashSet::new(), writing_l2: &span, watermark: ALL, options: OPTIONS };
+    let situation = Situation {
+        levels: &levels,
+        busy: &HashSet::new(),
+        writing_l2: &span,
+        watermark: ALL,
+        options: OPTIONS,
+    };
     assert_eq!(pick(&situation), None);
     assert_eq!(pick_full(&situation, &KeyRange::all()), FullChoice::Busy);
     assert!(pick(&Situation { writing_l2: &[], ..situation }).is_some());
@@ -134,7 +148,11 @@ fn size_tiered_makes_runs_of_the_oldest_tables_and_merges_the_oldest_runs() {
     let choice = choose_from(&levels, &[], options).unwrap();
     assert_eq!((files(&choice), choice.run), (vec![10, 11, 12], TargetRun::New));
     let runs = (5..9).rev().map(|file| vec![in_run(file, file, "a", "m")]).collect();
-    let levels = Levels { l0: vec![], l1: runs, l2: vec![table(Level::L2, 1, "b", "c"), table(Level::L2, 2, "x", "z")] };
+    let levels = Levels {
+        l0: vec![],
+        l1: runs,
+        l2: vec![table(Level::L2, 1, "b", "c"), table(Level::L2, 2, "x", "z")],
+    };
     let choice = choose_from(&levels, &[], options).unwrap();
     assert_eq!((files(&choice), choice.target), (vec![1, 5, 6, 7], Level::L2));
     // Under the leveled strategy the same runs go down at once.
@@ -234,10 +252,12 @@ impl Model {
         self.levels.l1.iter_mut().for_each(|run| run.retain(|table| !gone(table)));
         match choice.target {
             Level::L2 => self.levels.l2.extend(outputs),
-            _ => match self.levels.l1.iter_mut().find(|tables| tables.first().is_some_and(|t| t.run == run)) {
-                Some(tables) => tables.extend(outputs),
-                None => self.levels.l1.insert(0, outputs),
-            },
+            _ => {
+                match self.levels.l1.iter_mut().find(|tables| tables.first().is_some_and(|t| t.run == run)) {
+                    Some(tables) => tables.extend(outputs),
+                    None => self.levels.l1.insert(0, outputs),
+                }
+            }
         }
         self.levels.l1.retain(|run| !run.is_empty());
         for run in self.levels.l1.iter_mut().chain([&mut self.levels.l2]) {

@@ -20,7 +20,11 @@ pub(super) fn pick(situation: &Situation<'_>) -> Option<Choice> {
 pub(super) fn scores(levels: &Levels, options: &PickerOptions) -> [u32; 2] {
     let trigger = u32::try_from(options.tiered_trigger.max(2)).unwrap_or(u32::MAX);
     let permille = |count: usize| {
-        u32::try_from(count).unwrap_or(u32::MAX).saturating_mul(DUE_PERMILLE).checked_div(trigger).unwrap_or(0)
+        u32::try_from(count)
+            .unwrap_or(u32::MAX)
+            .saturating_mul(DUE_PERMILLE)
+            .checked_div(trigger)
+            .unwrap_or(0)
     };
     [permille(levels.l0.len()), permille(levels.l1.len())]
 }

@@ -53,6 +53,7 @@ pub(crate) fn reset(session: &mut Session, _: &Request) -> Reply {
 pub(crate) fn auth<'a>(session: &'a mut Session, request: &'a Request) -> BoxFuture<'a, Reply> {
     Box::pin(async move {
         let checked = match request.arguments_from(1) {
+            [_] if !session.server.auth.is_closed() => Err(Reply::error(errors::NO_PASSWORD_SET)),
             [password] => authenticate(session, b"default", password).await,
             [user, password] => authenticate(session, user, password).await,
             _ => Err(Reply::error(errors::SYNTAX)),
@@ -73,7 +74,6 @@ async fn authenticate(session: &mut Session, user: &[u8], password: &[u8]) -> Re
             tokio::time::sleep(delay).await;
             Err(Reply::error(errors::WRONG_PASSWORD))
         }
-        Verdict::NoPassword => Err(Reply::error(errors::NO_PASSWORD_SET)),
     }
 }
 

@@ -7,11 +7,11 @@ use std::ops::Bound;
 use bytes::Bytes;
 use futures_util::{StreamExt, future::BoxFuture};
 
-use super::{STEPS_AT_ONCE, update};
+use super::update;
 use crate::{
     error::Result,
     key::KeyRange,
-    node::{Change, Step, StepDone},
+    node::{Change, Step},
     server::resp::{
         command_table::StepReply,
         errors::{self, reply_or_error},
@@ -19,7 +19,7 @@ use crate::{
         glob,
         integer::parse_i64,
         reply::Reply,
-        server::Session,
+        server::{MAX_STEPS, Session},
     },
 };
 
@@ -34,16 +34,12 @@ const KEYS_A_TURN: usize = 256;
 
 pub(crate) fn del(request: &Request, steps: &mut Vec<Step>) -> std::result::Result<StepReply, Reply> {
     steps.extend(request.arguments_from(1).iter().map(delete_if_present));
-    Ok(count_present)
+    Ok(StepReply::CountPresent)
 }
 
 /// Deletes a key without leaving a tombstone where there is none to delete.
 pub(super) fn delete_if_present(key: &Bytes) -> Step {
     update(key, |old| Ok(if old.is_some() { Change::Delete } else { Change::Keep }))
-}
-
-fn count_present(done: &[StepDone]) -> Reply {
-    Reply::count(done.iter().filter(|step| step.previous.is_some()).count())
 }
 
 pub(crate) fn exists<'a>(session: &'a mut Session, request: &'a Request) -> BoxFuture<'a, Reply> {
@@ -218,7 +214,7 @@ async fn delete_all(session: &Session) -> Result<()> {
     let mut scan = node.scan(..);
     loop {
         let mut steps = Vec::new();
-        while steps.len() < STEPS_AT_ONCE
+        while steps.len() < MAX_STEPS
             && let Some(item) = scan.next().await
         {
             steps.push(Step::Delete { key: Bytes::copy_from_slice(&item?.0) });

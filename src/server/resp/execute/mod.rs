@@ -4,6 +4,8 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
+
 use super::{
     command_table::{self, CommandSpec, Handler, StepReply},
     errors,
@@ -12,15 +14,15 @@ use super::{
     reply::Reply,
     server::Session,
 };
-use crate::node::{Step, StepDone};
+use crate::{
+    error::{Error, Result},
+    node::{Change, Step, StepDone},
+};
 
 pub(super) mod admin;
 pub(super) mod connection;
 pub(super) mod keys;
 pub(super) mod strings;
-
-/// The most steps that go to the node in one call.
-const STEPS_AT_ONCE: usize = 1024;
 
 /// Runs `batch` from its front until it is empty, the output is full, or the connection is to be closed.
 pub(super) async fn run(session: &mut Session, batch: &mut VecDeque<Request>, output: &mut Output) {
@@ -70,9 +72,9 @@ enum Waiting {
     Nothing(Reply),
 }
 
-async fn run_steps(session: &Session, batch: &mut VecDeque<Request>, output: &mut Output) {
+async fn run_steps(session: &mut Session, batch: &mut VecDeque<Request>, output: &mut Output) {
     let (mut steps, mut waiting) = (Vec::new(), Vec::new());
-    while steps.len() < STEPS_AT_ONCE
+    while steps.len() < session.steps_at_once()
         && let Some(request) = batch.front()
         && let Ok(CommandSpec { handler: Handler::Steps(plan), .. }) =
             command_table::resolve(request, session.authenticated)
@@ -85,22 +87,51 @@ async fn run_steps(session: &Session, batch: &mut VecDeque<Request>, output: &mu
         batch.pop_front();
     }
     session.server.counters.commands.add(waiting.len());
-    let mut results = Vec::with_capacity(steps.len());
-    while !steps.is_empty() {
-        let behind = steps.split_off(steps.len().min(STEPS_AT_ONCE));
-        results.extend(session.server.node.steps(steps).await);
-        steps = behind;
-    }
-    let mut results = results.into_iter();
+    let mut results = StepResults { steps: steps.into_iter(), done: Vec::new().into_iter() };
     for waiting in waiting {
         let reply = match waiting {
             Waiting::Nothing(reply) => reply,
-            Waiting::Steps(count, reply) => {
-                let done: Result<Vec<StepDone>, _> = results.by_ref().take(count).collect();
-                errors::reply_or_error(done.map(|done| reply(&done)))
-            }
+            Waiting::Steps(count, reply) => results.reply(session, count, reply).await,
         };
         output.push(reply, session.protocol);
+    }
+}
+
+/// The results of a list of steps, in its order. The node runs the next part of the list when a result of it
+/// is asked for, so that the old values in the results of one part only are held at a time.
+struct StepResults {
+    steps: std::vec::IntoIter<Step>,
+    done: std::vec::IntoIter<Result<StepDone>>,
+}
+
+impl StepResults {
+    async fn next(&mut self, session: &mut Session) -> Result<StepDone> {
+        if self.done.as_slice().is_empty() {
+            let part = self.steps.by_ref().take(session.steps_at_once()).collect();
+            self.done = session.server.node.steps(part).await.into_iter();
+        }
+        let done = self.done.next().unwrap_or_else(|| Err(Error::internal("a step has no result")))?;
+        session.saw_value(done.previous.as_ref().map_or(0, Bytes::len));
+        Ok(done)
+    }
+
+    /// The reply to a command of `count` steps: an error if one of them failed.
+    async fn reply(&mut self, session: &mut Session, count: usize, reply: StepReply) -> Reply {
+        let (mut present, mut failed, mut last) = (0, None, StepDone::default());
+        for _ in 0..count {
+            match self.next(session).await {
+                Ok(done) => {
+                    present += usize::from(done.previous.is_some());
+                    last = done;
+                }
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        match (failed, reply) {
+            (Some(error), _) => errors::node_error(&error),
+            (None, StepReply::One(reply)) => reply(last),
+            (None, StepReply::CountPresent) => Reply::count(present),
+        }
     }
 }
 
@@ -116,7 +147,7 @@ async fn run_gets(session: &mut Session, batch: &mut VecDeque<Request>, output: 
         if output.is_full() {
             return;
         }
-        let found = value.as_ref().ok().map(|value| value.as_ref().map(bytes::Bytes::len));
+        let found = value.as_ref().ok().map(|value| value.as_ref().map(Bytes::len));
         session.saw_value(found.flatten().unwrap_or(0));
         if !output.push_if_room(errors::reply_or_error(value.map(reply)), session.protocol) {
             return;
@@ -130,9 +161,6 @@ async fn run_gets(session: &mut Session, batch: &mut VecDeque<Request>, output: 
 }
 
 /// A step that changes a key's value by a function of the old one.
-fn update(
-    key: &bytes::Bytes,
-    change: impl FnOnce(Option<&[u8]>) -> crate::error::Result<crate::node::Change> + Send + 'static,
-) -> Step {
+fn update(key: &Bytes, change: impl FnOnce(Option<&[u8]>) -> Result<Change> + Send + 'static) -> Step {
     Step::Update { key: key.clone(), change: Box::new(change) }
 }

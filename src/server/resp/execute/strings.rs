@@ -60,29 +60,29 @@ pub(crate) fn set(request: &Request, steps: &mut Vec<Step>) -> Planned {
     let (key, value) = (request.argument(1), request.argument(2).clone());
     if when == When::Always && !returns_old {
         steps.push(Step::Put { key: key.clone(), value });
-        return Ok(|_| Reply::OK);
+        return Ok(StepReply::One(|_| Reply::OK));
     }
     steps.push(set_when(key, value, when));
-    Ok(match (returns_old, when) {
+    Ok(StepReply::One(match (returns_old, when) {
         (true, _) => previous,
-        (false, When::Absent) => |done| if was_present(done) { Reply::Null } else { Reply::OK },
-        (false, _) => |done| if was_present(done) { Reply::OK } else { Reply::Null },
-    })
+        (false, When::Absent) => |done| if done.previous.is_some() { Reply::Null } else { Reply::OK },
+        (false, _) => |done| if done.previous.is_some() { Reply::OK } else { Reply::Null },
+    }))
 }
 
 pub(crate) fn setnx(request: &Request, steps: &mut Vec<Step>) -> Planned {
     steps.push(set_when(request.argument(1), request.argument(2).clone(), When::Absent));
-    Ok(|done| Reply::Integer(i64::from(!was_present(done))))
+    Ok(StepReply::One(|done| Reply::Integer(i64::from(done.previous.is_none()))))
 }
 
 pub(crate) fn getset(request: &Request, steps: &mut Vec<Step>) -> Planned {
     steps.push(set_when(request.argument(1), request.argument(2).clone(), When::Always));
-    Ok(previous)
+    Ok(StepReply::One(previous))
 }
 
 pub(crate) fn getdel(request: &Request, steps: &mut Vec<Step>) -> Planned {
     steps.push(super::keys::delete_if_present(request.argument(1)));
-    Ok(previous)
+    Ok(StepReply::One(previous))
 }
 
 fn set_when(key: &Bytes, value: Bytes, when: When) -> Step {
@@ -96,12 +96,8 @@ fn set_when(key: &Bytes, value: Bytes, when: When) -> Step {
     })
 }
 
-fn was_present(done: &[StepDone]) -> bool {
-    done.first().is_some_and(|step| step.previous.is_some())
-}
-
-fn previous(done: &[StepDone]) -> Reply {
-    Reply::value(done.first().and_then(|step| step.previous.clone()))
+fn previous(done: StepDone) -> Reply {
+    Reply::value(done.previous)
 }
 
 pub(crate) fn incr(request: &Request, steps: &mut Vec<Step>) -> Planned {
@@ -125,10 +121,10 @@ pub(crate) fn decrby(request: &Request, steps: &mut Vec<Step>) -> Planned {
 
 fn plan_add(request: &Request, steps: &mut Vec<Step>, amount: i64) -> StepReply {
     steps.push(update(request.argument(1), move |old| add(old, amount)));
-    |done| {
-        let current = done.first().and_then(|step| step.current.as_deref()).and_then(parse_i64);
+    StepReply::One(|done| {
+        let current = done.current.as_deref().and_then(parse_i64);
         current.map_or_else(|| Reply::error(errors::NOT_AN_INTEGER), Reply::Integer)
-    }
+    })
 }
 
 fn add(old: Option<&[u8]>, amount: i64) -> Result<Change> {
@@ -148,10 +144,7 @@ pub(crate) fn append(request: &Request, steps: &mut Vec<Step>) -> Planned {
         }
         Ok(Change::Put([old, &tail].concat().into()))
     }));
-    Ok(|done| {
-        let current = done.first().and_then(|step| step.current.as_ref());
-        Reply::count(current.map_or(0, Bytes::len))
-    })
+    Ok(StepReply::One(|done| Reply::count(done.current.map_or(0, |value| value.len()))))
 }
 
 /// `MGET`. Up to 1,020 keys are read at one moment; more, or fewer if values are large, in several reads.

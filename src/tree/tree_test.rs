@@ -1,0 +1,469 @@
+//! One behaviour of the tree each: what is dropped, what is refused, what a writer knows, who sees whose change.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use super::{
+    FullCompaction, Strategy, TreeOptions,
+    manifest::MANIFEST_NAME,
+    testing::{
+        Rng, Shard, context, delete, guard, hash, open, open_all, open_in, pace, put, shard_dir, tiny,
+    },
+};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    ids::SeqNo,
+    key::KeyRange,
+    storage::sim::{Errno, Fault, FaultRule, OpKind, SimStorage},
+    table::{Pace, ReadMode},
+    wal::FrameKind,
+};
+
+fn key(n: usize) -> Vec<u8> {
+    format!("key-{n:03}").into_bytes()
+}
+
+fn filled(sim: &SimStorage, options: &TreeOptions, rounds: usize) -> Shard {
+    guard(sim);
+    let mut shard = open(sim, options).unwrap();
+    for round in 0..rounds {
+        for n in 0..30 {
+            shard.put(&key(n), format!("{round}-{n}").as_bytes()).unwrap();
+        }
+        shard.flush().unwrap();
+        shard.compact_due().unwrap();
+    }
+    shard
+}
+
+fn compact_fully(shard: &Shard, oldest_snapshot: u64, now_ms: u64) {
+    for _ in 0..1000 {
+        match shard.tree.plan_full_compaction(&KeyRange::all(), SeqNo(oldest_snapshot), now_ms) {
+            FullCompaction::Nothing => return,
+            FullCompaction::Busy => panic!("nothing runs"),
+            FullCompaction::Plan(plan) => {
+                let output = shard.tree.run_compaction(*plan, &pace()).unwrap();
+                shard.tree.install_compaction(output).unwrap();
+            }
+        }
+    }
+    panic!("a full compaction never ends");
+}
+
+#[test]
+fn what_is_deleted_everywhere_leaves_nothing() {
+    for strategy in [Strategy::Leveled, Strategy::SizeTiered] {
+        let sim = SimStorage::new(1);
+        let mut shard = filled(&sim, &tiny(strategy), 8);
+        for n in 0..30 {
+            shard.delete(&key(n)).unwrap();
+        }
+        shard.flush().unwrap();
+        compact_fully(&shard, shard.seqno, 0);
+        assert_eq!((shard.live_files().len(), shard.table_files(&sim).len()), (0, 0), "{strategy:?}");
+        assert!(shard.all().is_empty());
+    }
+}
+
+#[test]
+fn a_snapshot_keeps_what_it_needs_until_it_is_gone() {
+    let sim = SimStorage::new(1);
+    let mut shard = filled(&sim, &tiny(Strategy::Leveled), 3);
+    let snapshot = shard.seqno;
+    for n in 0..30 {
+        shard.delete(&key(n)).unwrap();
+    }
+    shard.writer.seal().unwrap();
+    shard.flush_sealed((snapshot, 0)).unwrap();
+    compact_fully(&shard, snapshot, 0);
+    assert_eq!(shard.get(&key(7)), None);
+    let old = shard.tree.get(hash(&key(7)), &key(7), SeqNo(snapshot), ReadMode::Blocking).unwrap();
+    assert_eq!(super::testing::visible(old, 0).as_deref(), Some(&b"2-7"[..]));
+    assert!(shard.tree.load().garbage_tables > 0);
+    // Gone: the tombstones and what they hide are worth a compaction of their own.
+    shard.compact_due().unwrap();
+    assert_eq!(shard.live_files().len(), 0);
+    assert_eq!(shard.tree.load().garbage_tables, 0);
+}
+
+#[test]
+fn expired_entries_go_when_no_reader_is_before_their_time() {
+    let sim = SimStorage::new(1);
+    let mut shard = filled(&sim, &tiny(Strategy::Leveled), 2);
+    for n in 0..30 {
+        shard.write(&[put(&key(n), b"short", Some(100))]).unwrap();
+    }
+    shard.flush().unwrap();
+    compact_fully(&shard, shard.seqno, 99);
+    assert_eq!(shard.get(&key(3)).as_deref(), Some(&b"short"[..]));
+    compact_fully(&shard, shard.seqno, 100);
+    assert_eq!(shard.live_files().len(), 0, "and what they hid does not come back");
+}
+
+#[test]
+fn a_manifest_torn_or_flipped_at_any_byte_gives_the_right_state_or_none() {
+    let options = tiny(Strategy::Leveled);
+    let sim = SimStorage::new(1);
+    let mut shard = filled(&sim, &options, 3);
+    shard.put(b"last", b"in the log").unwrap();
+    let expected = shard.all();
+    drop(shard);
+    let sim = sim.kill();
+    let path = shard_dir(0).join(MANIFEST_NAME);
+    let bytes = sim.read_file(&path).unwrap();
+    let (mut opened, mut refused) = (0, 0);
+    let damaged = (0..bytes.len()).map(|cut| bytes[..cut].to_vec()).chain((0..bytes.len()).map(|flipped| {
+        let mut bytes = bytes.clone();
+        bytes[flipped] ^= 0x10;
+        bytes
+    }));
+    for damaged in damaged {
+        let sim = sim.crash(0);
+        sim.write_file(&path, &damaged);
+        match open(&sim, &options) {
+            Ok(shard) => {
+                assert_eq!(shard.all(), expected);
+                opened += 1;
+            }
+            Err(error) => {
+                assert!(error.corruption_at().is_some(), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    println!("{opened} opened, {refused} refused");
+    assert!(refused > bytes.len());
+}
+
+#[test]
+fn a_shard_with_a_lost_manifest_or_table_refuses_and_says_which() {
+    let mut options = tiny(Strategy::Leveled);
+    options.table_bytes = 256;
+    let sim = SimStorage::new(1);
+    let shard = filled(&sim, &options, 3);
+    let tables = shard.live_files();
+    let table = tables[0].clone();
+    let manifest = shard_dir(0).join(MANIFEST_NAME);
+    drop(shard);
+    for lost in [manifest, table] {
+        let sim = sim.crash(0);
+        sim.set_needed(|_, _| false);
+        crate::storage::Storage::remove_file(&sim, &lost).unwrap();
+        let error = open(&sim, &options).map(drop).unwrap_err();
+        assert_eq!(error.corruption_at().unwrap().path, lost);
+        let kept = tables.iter().filter(|table| **table != lost && sim.read_file(table).is_some()).count();
+        assert!(kept >= tables.len() - 1 && kept > 0, "nothing else is removed");
+    }
+}
+
+#[test]
+fn a_table_of_another_shard_never_gives_a_value() {
+    let options = tiny(Strategy::Leveled);
+    let sim = SimStorage::new(1);
+    let mut shards = open_all(&context(&sim), &options, 2).unwrap();
+    for shard in &mut shards {
+        shard.put(b"key", b"value").unwrap();
+        shard.flush().unwrap();
+    }
+    let (one, other) = (shards[0].live_files().remove(0), shards[1].live_files().remove(0));
+    drop(shards);
+    let sim = sim.kill();
+    sim.write_file(&one, &sim.read_file(&other).unwrap());
+    let shard = open(&sim, &options).unwrap();
+    let error = shard.tree.get(hash(b"key"), b"key", SeqNo::MAX, ReadMode::Blocking).unwrap_err();
+    assert_eq!(error.corruption_at().unwrap().path, one);
+    assert_eq!(shard.tree.verify(&pace()).unwrap_err().kind(), ErrorKind::Corruption);
+}
+
+#[test]
+fn foreign_files_are_left_alone_and_reported() {
+    let options = tiny(Strategy::Leveled);
+    let sim = SimStorage::new(1);
+    drop(filled(&sim, &options, 1));
+    let sim = sim.kill();
+    let foreign =
+        ["notes.txt", "l0/12.sst", "l1/readme", "l2/0000000001.sst.bak"].map(|name| shard_dir(0).join(name));
+    for path in &foreign {
+        sim.write_file(path, b"mine");
+    }
+    let orphan = shard_dir(0).join("l0/0000000999.sst");
+    sim.write_file(&orphan, b"left by an interrupted flush");
+    let recovery =
+        super::TreeRecovery::read(context(&sim), options.clone(), crate::ids::ShardId(0), shard_dir(0))
+            .unwrap();
+    let mut strangers = recovery.strangers().to_vec();
+    strangers.sort();
+    let mut expected = foreign.to_vec();
+    expected.sort();
+    assert_eq!(strangers, expected);
+    let cut = super::consistent_cut(&[recovery.shard_log()]).remove(0);
+    let (tree, _, summary) = recovery.finish(&cut, SeqNo(100), 1).unwrap();
+    assert_eq!((summary.removed_files, summary.strangers.len(), summary.writable), (1, 4, true));
+    assert!(foreign.iter().all(|path| sim.read_file(path).is_some()) && sim.read_file(&orphan).is_none());
+    assert!(tree.take_file_number().0 > 999, "its number is not used again");
+}
+
+#[test]
+fn a_writer_knows_what_a_base_that_was_read_before_is_worth() {
+    let sim = SimStorage::new(1);
+    let mut shard = open(&sim, &tiny(Strategy::Leveled)).unwrap();
+    let h = hash(b"k");
+    shard.put(b"k", b"1").unwrap();
+    let before = shard.tree.view();
+    let found = shard.writer.newest_in_memory(h, b"k").unwrap();
+    assert_eq!((found.value, found.seqno), (&b"1"[..], SeqNo(1)));
+    shard.writer.abandon();
+    shard.flush().unwrap();
+    // The value is in a table now: a base read under the view from before says nothing any more.
+    assert!(shard.writer.newest_in_memory(h, b"k").is_none());
+    assert_ne!(shard.writer.flush_count(), before.flush_count());
+    shard.writer.abandon();
+    // What a turn has found stays true for it, whatever is installed meanwhile.
+    shard.put(b"k", b"2").unwrap();
+    shard.writer.seal().unwrap();
+    assert_eq!(shard.writer.newest_in_memory(h, b"k").unwrap().value, b"2");
+    let count = shard.writer.flush_count();
+    assert!(shard.flush_sealed((shard.seqno, 0)).unwrap());
+    assert_eq!(shard.writer.newest_in_memory(h, b"k").unwrap().value, b"2");
+    assert_eq!(shard.writer.flush_count(), count);
+    shard.writer.abandon();
+    assert_ne!(shard.writer.flush_count(), count);
+}
+
+#[test]
+fn staged_operations_are_found_first_and_the_last_of_a_key_wins() {
+    let sim = SimStorage::new(1);
+    let mut shard = open(&sim, &tiny(Strategy::Leveled)).unwrap();
+    shard.put(b"a", b"old").unwrap();
+    let writer = &mut shard.writer;
+    writer.begin_frame(FrameKind::Data);
+    writer.stage(&put(b"a", b"1", None));
+    assert_eq!(writer.newest_in_memory(hash(b"a"), b"a").unwrap().value, b"1");
+    writer.stage(&put(b"b", b"2", Some(7)));
+    writer.stage(&delete(b"a"));
+    writer.end_frame();
+    let found = writer.newest_in_memory(hash(b"a"), b"a").unwrap();
+    assert_eq!((found.kind, found.seqno), (crate::entry::ValueKind::Delete, SeqNo::MAX));
+    assert_eq!(writer.newest_in_memory(hash(b"b"), b"b").unwrap().expires_at_ms, Some(7));
+    // A key whose hash is taken for another's is told apart.
+    assert!(writer.newest_in_memory(hash(b"a"), b"x").is_none());
+    assert_eq!((writer.staged_ops(), writer.staged_bytes(), writer.is_empty()), (3, 5, false));
+    writer.abandon();
+    assert_eq!((writer.staged_ops(), writer.is_empty()), (0, true));
+    assert_eq!(shard.get(b"a").as_deref(), Some(&b"old"[..]));
+}
+
+#[test]
+fn nothing_is_visible_between_append_and_apply() {
+    let sim = SimStorage::new(1);
+    let mut shard = open(&sim, &tiny(Strategy::Leveled)).unwrap();
+    shard.writer.begin_frame(FrameKind::Data);
+    shard.writer.stage(&put(b"a", b"1", None));
+    shard.writer.end_frame();
+    shard.writer.append(SeqNo(1)).unwrap();
+    shard.tree.wal().sync().unwrap();
+    assert_eq!(shard.get(b"a"), None);
+    shard.writer.apply();
+    assert_eq!(shard.get(b"a").as_deref(), Some(&b"1"[..]));
+}
+
+#[test]
+fn an_item_larger_than_a_memtable_and_a_segment_is_written_when_it_is_alone() {
+    let options = tiny(Strategy::Leveled);
+    let sim = SimStorage::new(1);
+    let mut shard = open(&sim, &options).unwrap();
+    let big = vec![7; 100_000];
+    shard.put(b"small", b"1").unwrap();
+    shard.put(b"big", &big).unwrap();
+    shard.put(b"small", b"2").unwrap();
+    assert!(shard.tree.load().sealed_count >= 2);
+    shard.flush().unwrap();
+    shard.compact_due().unwrap();
+    drop(shard);
+    let shard = open(&sim.kill(), &options).unwrap();
+    assert_eq!(shard.get(b"big"), Some(big));
+    assert_eq!(shard.get(b"small").as_deref(), Some(&b"2"[..]));
+}
+
+#[test]
+fn a_flush_that_fails_can_be_planned_again() {
+    let sim = SimStorage::new(1);
+    guard(&sim);
+    let mut shard = open(&sim, &tiny(Strategy::Leveled)).unwrap();
+    shard.put(b"a", b"1").unwrap();
+    shard.writer.seal().unwrap();
+    let plan = shard.tree.plan_flush(SeqNo(9), 0).unwrap();
+    assert!(shard.tree.plan_flush(SeqNo(9), 0).is_none(), "one at a time");
+    assert!(shard.tree.load().flush_running && !shard.tree.load().flush_due);
+    drop(plan);
+    sim.fail(FaultRule::new(Fault::Fail(Errno::NOSPC)).on(&[OpKind::Write]).path(".sst"));
+    let plan = shard.tree.plan_flush(SeqNo(9), 0).unwrap();
+    assert_eq!(shard.tree.run_flush(plan, &pace()).map(drop).unwrap_err().kind(), ErrorKind::NoSpace);
+    sim.clear_faults();
+    let plan = shard.tree.plan_flush(SeqNo(9), 0).unwrap();
+    let output = shard.tree.run_flush(plan, &pace()).unwrap();
+    let refused = shard.tree.install_flush(output, &|| Err(Error::busy("another shard cannot sync")));
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Busy);
+    assert_eq!(shard.table_files(&sim).len(), 0, "what was not installed is gone");
+    assert_eq!(shard.get(b"a").as_deref(), Some(&b"1"[..]));
+    assert!(shard.flush_sealed((9, 0)).unwrap());
+    assert_eq!(shard.tree.load().sealed_count, 0);
+}
+
+struct Stops(AtomicU64);
+
+impl Pace for Stops {
+    fn pay(&self, _bytes: u64) -> Result<()> {
+        match self.0.fetch_sub(1, Ordering::Relaxed) {
+            0 => Err(Error::busy("withdrawn")),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[test]
+fn a_job_whose_pace_ends_leaves_nothing_behind() {
+    let sim = SimStorage::new(1);
+    let mut shard = filled(&sim, &tiny(Strategy::Leveled), 1);
+    for n in 0..30 {
+        shard.put(&key(n), &[b'x'; 50]).unwrap();
+    }
+    shard.writer.seal().unwrap();
+    shard.flush_sealed((shard.seqno, 0)).unwrap();
+    let expected = shard.all();
+    for payments in 0..100 {
+        let FullCompaction::Plan(plan) =
+            shard.tree.plan_full_compaction(&KeyRange::all(), SeqNo(shard.seqno), 0)
+        else {
+            panic!("there is work")
+        };
+        let stops: Arc<dyn Pace> = Arc::new(Stops(AtomicU64::new(payments)));
+        let Err(error) = shard.tree.run_compaction(*plan, &stops) else {
+            assert!(payments > 2);
+            return;
+        };
+        assert_eq!(error.kind(), ErrorKind::Busy);
+        assert_eq!(shard.table_files(&sim), shard.live_files());
+        assert_eq!(shard.all(), expected);
+    }
+    panic!("it never ends");
+}
+
+#[test]
+fn a_former_life_changes_nothing_and_its_views_stay_readable() {
+    let options = tiny(Strategy::Leveled);
+    let sim = SimStorage::new(1);
+    let mut old = filled(&sim, &options, 3);
+    old.put(b"k", b"old").unwrap();
+    old.writer.seal().unwrap();
+    let plan = old.tree.plan_flush(SeqNo(old.seqno), 0).unwrap();
+    let flush = old.tree.run_flush(plan, &pace()).unwrap();
+    let view = old.tree.view();
+    old.tree.revoke();
+    assert_eq!(old.put(b"k", b"late").unwrap_err().kind(), ErrorKind::Busy);
+    let mut new = open_in(&old.context, &options).unwrap();
+    assert_eq!(old.tree.install_flush(flush, &|| Ok(())).unwrap_err().kind(), ErrorKind::Busy);
+    assert!(old.tree.plan_compaction(SeqNo(0), 0).is_none() && old.tree.prepare_segment().is_err());
+    for n in 0..30 {
+        new.delete(&key(n)).unwrap();
+    }
+    new.flush().unwrap();
+    compact_fully(&new, new.seqno, 0);
+    let scan = |view: &Arc<super::ReadView>| {
+        let mut scan = view.scan(&KeyRange::all(), false, SeqNo::MAX, 0);
+        std::iter::from_fn(move || scan.next().unwrap()).count()
+    };
+    assert_eq!((scan(&view), new.all().len()), (31, 1));
+    assert!(new.table_files(&sim).len() > new.live_files().len());
+    drop((view, old));
+    assert_eq!(
+        new.table_files(&sim),
+        new.live_files(),
+        "the last reader of the former life took its files along"
+    );
+}
+
+#[test]
+fn seals_and_installs_from_two_threads_lose_none_of_each_others_changes() {
+    let sim = SimStorage::new(1);
+    let mut options = tiny(Strategy::Leveled);
+    options.memtable_bytes = 1 << 10;
+    let mut shard = open(&sim, &options).unwrap();
+    let tree = Arc::clone(&shard.tree);
+    let stop = AtomicBool::new(false);
+    let gone = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                if let Some(plan) = tree.plan_flush(SeqNo(0), 0) {
+                    let output = tree.run_flush(plan, &pace()).unwrap();
+                    tree.install_flush(output, &|| Ok(())).unwrap();
+                }
+                if let Some(plan) = tree.plan_compaction(SeqNo(0), 0) {
+                    let output = tree.run_compaction(plan, &pace()).unwrap();
+                    tree.install_compaction(output).unwrap();
+                }
+            }
+        });
+        // A reader sees every key at its newest or a newer value at any time.
+        scope.spawn(|| {
+            let mut rng = Rng::new(5);
+            while !stop.load(Ordering::Relaxed) {
+                let least = gone.load(Ordering::Acquire);
+                let key = key(rng.index(40));
+                let found = tree.get(hash(&key), &key, SeqNo::MAX, ReadMode::Blocking).unwrap();
+                if least > 0 {
+                    let value = super::testing::visible(found, 0).expect("a key that was there is there");
+                    let round = u64::from_le_bytes(value[..8].try_into().unwrap());
+                    assert!(round >= least, "{round} is older than {least}");
+                }
+            }
+        });
+        for round in 1..150u64 {
+            for n in 0..40 {
+                shard.put(&key(n), &[&round.to_le_bytes()[..], &[0; 30]].concat()).unwrap();
+            }
+            gone.store(round, Ordering::Release);
+            while tree.load().sealed_count > 2 {
+                std::thread::yield_now();
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(tree.stats().flushes > 10);
+    for (_, value) in shard.all() {
+        assert_eq!(value[..8], 149u64.to_le_bytes());
+    }
+    assert_eq!(shard.all().len(), 40);
+}
+
+#[test]
+fn parallel_compactions_do_not_get_into_each_others_way() {
+    let sim = SimStorage::new(1);
+    let mut options = tiny(Strategy::Leveled);
+    options.table_bytes = 512;
+    let mut shard = open(&sim, &options).unwrap();
+    let mut rng = Rng::new(3);
+    let (mut planned, mut most) = (vec![], 0);
+    for _ in 0..400 {
+        for _ in 0..10 {
+            shard.put(&key(rng.index(400)), &[b'v'; 40]).unwrap();
+        }
+        shard.flush().unwrap();
+        while let Some(plan) = shard.tree.plan_compaction(SeqNo(shard.seqno), 0) {
+            planned.push(shard.tree.run_compaction(plan, &pace()).unwrap());
+        }
+        most = most.max(planned.len());
+        if rng.below(3) == 0 && !planned.is_empty() {
+            let output = planned.swap_remove(rng.index(planned.len()));
+            shard.tree.install_compaction(output).unwrap();
+        }
+    }
+    for output in planned {
+        shard.tree.install_compaction(output).unwrap();
+    }
+    assert!(most > 1, "never more than one at a time");
+    shard.tree.verify(&pace()).unwrap();
+}
