@@ -198,7 +198,7 @@ fn a_power_loss_at_every_sync_loses_nothing_that_was_promised() {
     let mut all_syncs = 0;
     for number in 0..SCRIPTS * report::scale() {
         let script_seed = if number == 0 { seed } else { derive(seed, number as u64) };
-        let _watchdog = Watchdog::new(HANGS_AFTER, format!("the script with DBEX_TEST_SEED={script_seed}"));
+        let _watchdog = Watchdog::new(HANGS_AFTER, move || format!("the script with DBEX_TEST_SEED={script_seed}"));
         let script = Script::new(script_seed);
         let syncs = script.clone().run_to(None).syncs();
         all_syncs += syncs;
@@ -275,7 +275,7 @@ fn crashes_during_recovery_change_nothing() {
     let changes_of_all = AtomicU64::new(0);
     on_threads(RECOVERIES * report::scale() as u64, |number| {
         let script_seed = derive(seed, number);
-        let _watchdog = Watchdog::new(HANGS_AFTER, format!("recovery {number} of {seed}"));
+        let _watchdog = Watchdog::new(HANGS_AFTER, move || format!("recovery {number} of {seed}"));
         let mut script = Script::new(script_seed);
         let syncs = script.clone().run_to(None).syncs();
         let disk = script.run_to(Some(CrashPoint::AtSync(syncs * 2 / 3 + script_seed % (syncs / 3))));

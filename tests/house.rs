@@ -349,6 +349,8 @@ fn actix_fs_and_config_are_found_outside_their_places() {
         []
     );
     assert_eq!(lines(stray_config, "cli/a.rs", "fn f() { self::config::run(); x.config(); }\n"), []);
+    assert_eq!(lines(stray_config, "cli/a.rs", "mod config;\nfn f() {\n config::run() }\n"), []);
+    assert_eq!(lines(stray_config, "cli/a.rs", "mod other;\nfn f() {\n config::run() }\n"), [3]);
 }
 
 #[test]

@@ -241,7 +241,8 @@ fn fail_every_sync(seed: u64, place: &str, with_batches: bool) -> u64 {
             let what = format!(
                 "DBEX_TEST_SEED={seed}, sync {nth} below {place}, {loss:?}, {cure:?}, batches: {with_batches}"
             );
-            let _watchdog = Watchdog::new(HANGS_AFTER, what.clone());
+            let hanging = what.clone();
+            let _watchdog = Watchdog::new(HANGS_AFTER, move || hanging);
             let ran = std::panic::catch_unwind(|| fail_one_sync(seed, place, nth, loss, with_batches, cure));
             let hit = ran.unwrap_or_else(|panic| {
                 say(format_args!("VIOLATION {what}"));
@@ -287,7 +288,7 @@ fn a_failed_sync_of_a_table_is_tried_again_with_another_file() {
     let seed = derive(report::seed(), 3);
     let mut runs = 0;
     for nth in 0.. {
-        let _watchdog = Watchdog::new(HANGS_AFTER, format!("table sync {nth}, seed {seed}"));
+        let _watchdog = Watchdog::new(HANGS_AFTER, move || format!("table sync {nth}, seed {seed}"));
         let disk = sim_node::disk(seed);
         let options = sim_node::options(&mut Random::new(seed));
         let mut writer = Writer::new(seed, true);
@@ -330,7 +331,7 @@ fn a_full_disk_refuses_writes_and_the_node_goes_on_once_there_is_room() {
     let rounds = 60 * report::scale() as u64;
     for round in 0..rounds {
         let seed = derive(seed, round);
-        let _watchdog = Watchdog::new(HANGS_AFTER, format!("full disk, seed {seed}"));
+        let _watchdog = Watchdog::new(HANGS_AFTER, move || format!("full disk, seed {seed}"));
         let disk = sim_node::disk(seed);
         let mut random = Random::new(seed);
         let options = sim_node::options(&mut random);

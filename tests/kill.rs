@@ -328,7 +328,7 @@ fn no_reply_is_forgotten_by_a_server_that_is_killed() {
     let rounds = ROUNDS * report::scale();
     let (mut checked, mut synced_rounds) = (0, 0);
     for round in 0..=rounds {
-        let _watchdog = Watchdog::new(HANGS_AFTER, format!("round {round}, DBEX_TEST_SEED={seed}"));
+        let _watchdog = Watchdog::new(HANGS_AFTER, move || format!("round {round}, DBEX_TEST_SEED={seed}"));
         let durability = if round % 3 == 2 { "synced" } else { "buffered" };
         let mut server = Server::start(dir.path(), durability);
         let mut client = RespClient::connect(server.address).unwrap();

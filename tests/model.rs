@@ -18,7 +18,7 @@ use std::{
     ops::Bound,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
@@ -40,7 +40,7 @@ const OPERATIONS: usize = 2_000;
 /// One sequence in so many runs on the real disk.
 const ON_DISK: usize = 10;
 const THREADS: usize = 2;
-const HANGS_AFTER: Duration = Duration::from_mins(3);
+const HANGS_AFTER: Duration = Duration::from_mins(1);
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -48,6 +48,8 @@ type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 struct Sequence {
     random: Random,
     node: blocking::Node,
+    /// The same node, for the watchdog.
+    latest: Arc<Mutex<blocking::Node>>,
     model: Model,
     options: NodeOptions,
     world: World,
@@ -134,7 +136,8 @@ impl Sequence {
         let node = blocking::Node::open_with(options.clone(), Env::with_storage(Arc::clone(&world.storage)))
             .unwrap();
         let keys = *random.pick(&[20, 100, 400, 1500]);
-        Self { random, node, model: Model::new(), options, world, keys, scans: vec![], reopens: 0 }
+        let latest = Arc::new(Mutex::new(node.clone()));
+        Self { random, node, latest, model: Model::new(), options, world, keys, scans: vec![], reopens: 0 }
     }
 
     fn face(&mut self) -> Face {
@@ -429,6 +432,7 @@ impl Sequence {
         let options = random_options(&mut self.random, &self.world.dir, shards);
         let env = Env::with_storage(Arc::clone(&self.world.storage));
         self.node = blocking::Node::open_with(options, env).unwrap();
+        *self.latest.lock().unwrap() = self.node.clone();
         self.reopens += 1;
         self.compare_all();
     }
@@ -493,8 +497,11 @@ fn a_node_is_a_sorted_map() {
                 return;
             }
             let seed = if number == 0 { seed } else { derive(seed, number as u64) };
-            let _watchdog = Watchdog::new(HANGS_AFTER, format!("the sequence with DBEX_TEST_SEED={seed}"));
             let mut sequence = Sequence::new(seed);
+            let latest = Arc::clone(&sequence.latest);
+            let _watchdog = Watchdog::new(HANGS_AFTER, move || {
+                format!("the sequence with DBEX_TEST_SEED={seed}, {:#?}", latest.lock().unwrap().stats())
+            });
             on_disk.fetch_add(usize::from(sequence.world.sim.is_none()), Ordering::Relaxed);
             let options = format!("{:?}", sequence.options);
             let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {

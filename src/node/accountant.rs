@@ -4,6 +4,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use parking_lot::Mutex;
+
 /// The account of all shards.
 #[derive(Debug)]
 pub(super) struct Accountant {
@@ -18,6 +20,7 @@ struct ShardAccount {
     active: AtomicU64,
     sealed: AtomicU64,
     seal_asked: AtomicBool,
+    noting: Mutex<()>,
 }
 
 impl Accountant {
@@ -31,12 +34,18 @@ impl Accountant {
         }
     }
 
-    /// Notes what a shard holds now. Returns the shard that should seal its active memtable, if the active
-    /// ones together have reached their half and nobody was asked yet.
-    pub(super) fn note(&self, shard: usize, active: u64, sealed: u64) -> Option<usize> {
+    /// Notes what a shard holds now: `read` tells its active and its sealed bytes. Returns the shard that should
+    /// seal its active memtable, if the active ones together have reached their half and nobody was asked yet.
+    pub(super) fn note(&self, shard: usize, read: impl FnOnce() -> (u64, u64)) -> Option<usize> {
         let account = self.shards.get(shard)?;
-        change(&account.active, &self.active_total, active);
-        change(&account.sealed, &self.sealed_total, sealed);
+        {
+            // IMPORTANT: read under the lock. If a turn wrote what it read before a flush over what the flush
+            // noted, writers would wait for ever for a flush that is long done.
+            let _one_at_a_time = account.noting.lock();
+            let (active, sealed) = read();
+            change(&account.active, &self.active_total, active);
+            change(&account.sealed, &self.sealed_total, sealed);
+        }
         if self.active_total.load(Ordering::Relaxed) < self.limit / 2 {
             return None;
         }
@@ -81,29 +90,55 @@ fn change(figure: &AtomicU64, total: &AtomicU64, now: u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+
     use super::*;
 
     #[test]
     fn the_largest_active_memtable_is_sealed_once() {
         let accountant = Accountant::new(100, 3);
-        assert_eq!(accountant.note(0, 10, 0), None);
-        assert_eq!(accountant.note(1, 30, 0), None);
-        assert_eq!(accountant.note(2, 12, 0), Some(1), "52 of 50 bytes are used, most of them by shard 1");
-        assert_eq!(accountant.note(2, 13, 0), None, "it was asked already");
+        assert_eq!(accountant.note(0, || (10, 0)), None);
+        assert_eq!(accountant.note(1, || (30, 0)), None);
+        assert_eq!(accountant.note(2, || (12, 0)), Some(1), "52 of 50 bytes are used, most of them by shard 1");
+        assert_eq!(accountant.note(2, || (13, 0)), None, "it was asked already");
         assert!(accountant.take_seal_request(1));
         assert!(!accountant.take_seal_request(1));
-        assert_eq!(accountant.note(1, 2, 30), None);
+        assert_eq!(accountant.note(1, || (2, 30)), None);
         assert_eq!(accountant.totals(), (25, 30));
     }
 
     #[test]
     fn writers_wait_only_for_what_a_flush_can_give_back() {
         let accountant = Accountant::new(100, 1);
-        accountant.note(0, 200, 0);
+        accountant.note(0, || (200, 0));
         assert!(!accountant.full(), "nothing is sealed: nothing to wait for");
-        accountant.note(0, 50, 50);
+        accountant.note(0, || (50, 50));
         assert!(accountant.full());
-        accountant.note(0, 50, 0);
+        accountant.note(0, || (50, 0));
         assert!(!accountant.full());
+    }
+
+    #[test]
+    fn an_older_picture_is_never_noted_over_a_newer_one() {
+        let (accountant, sealed) = (Accountant::new(100, 1), AtomicU64::new(0));
+        let note = || accountant.note(0, || (0, sealed.load(Ordering::SeqCst)));
+        let round = Barrier::new(2);
+        std::thread::scope(|scope| {
+            // A turn notes while a flush ends and notes.
+            scope.spawn(|| {
+                (0..20_000).for_each(|_| {
+                    round.wait();
+                    note();
+                    round.wait();
+                });
+            });
+            for now in 0..20_000 {
+                round.wait();
+                sealed.store(now, Ordering::SeqCst);
+                note();
+                round.wait();
+                assert_eq!(accountant.totals(), (0, now));
+            }
+        });
     }
 }

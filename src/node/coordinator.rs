@@ -280,6 +280,7 @@ impl Handler<StartShards> for Coordinator {
                 self.start_shard(&shard);
             }
         }
+        (0..self.core.shards.len()).for_each(|index| self.core.note_memory(index));
         self.core.note_progress();
         self.schedule();
     }

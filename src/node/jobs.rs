@@ -43,7 +43,7 @@ impl Drop for Report {
         if self.class == IoClass::Flush {
             self.shard.set_job_error(error);
         }
-        self.core.note_memory(&self.shard);
+        self.core.note_memory(self.shard.index);
         if let Some(coordinator) = self.core.coordinator.get() {
             coordinator.do_send(JobDone { shard: self.shard.index, class: self.class, failed });
         }

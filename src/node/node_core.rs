@@ -289,13 +289,20 @@ impl NodeCore {
         self.tell_news(shard);
     }
 
-    /// Brings the account of a shard's memory up to date, and has whoever should seal do so.
-    pub(super) fn note_memory(&self, shard: &ShardCore) {
-        let load = shard.tree.load();
-        if load.flush_due || shard.tree.wants_segment() {
-            self.tell_news(shard);
-        }
-        let largest = self.accountant.note(shard.index, load.active_bytes, load.sealed_bytes);
+    /// Brings the account of a shard's memory up to date, and has whoever should seal do so. What counts is
+    /// the present incarnation, also when an old one's job asks.
+    pub(super) fn note_memory(&self, index: usize) {
+        let Some(slot) = self.shards.get(index) else { return };
+        let largest = self.accountant.note(index, || match slot.load().open() {
+            Ok(shard) => {
+                let load = shard.tree.load();
+                if load.flush_due || shard.tree.wants_segment() {
+                    self.tell_news(shard);
+                }
+                (load.active_bytes, load.sealed_bytes)
+            }
+            Err(_) => (0, 0),
+        });
         if let Some(largest) = largest
             && let Ok(other) = self.shard(largest)
         {

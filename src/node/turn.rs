@@ -121,7 +121,7 @@ impl NodeCore {
             // The memtable stays active and the next turn that finds no room tries again, and fails if it must.
             tracing::warn!(shard = shard.index, error = %error, "cannot seal the memtable");
         }
-        self.note_memory(shard);
+        self.note_memory(shard.index);
     }
 
     fn shard_panicked(&self, shard: &ShardCore) {

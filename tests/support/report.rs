@@ -38,12 +38,12 @@ pub(crate) struct Watchdog {
 }
 
 impl Watchdog {
-    pub(crate) fn new(patience: Duration, about: impl Into<String>) -> Self {
+    /// Says `about` when it comes to that.
+    pub(crate) fn new(patience: Duration, about: impl FnOnce() -> String + Send + 'static) -> Self {
         let (alive, gone) = channel();
-        let about = about.into();
         thread::spawn(move || {
             if gone.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
-                say(format_args!("HANGS for {patience:?}: {about}"));
+                say(format_args!("HANGS for {patience:?}: {}", about()));
                 std::process::abort();
             }
         });

@@ -131,8 +131,11 @@ impl CrateFile {
         named.filter(|(_, name)| name == inner).map(|(line, _)| line).collect()
     }
 
-    /// The lines where a crate is named.
+    /// The lines where a crate is named. A module of that name in the file stands before the crate.
     pub(crate) fn uses_of_crate(&self, words: &[Word], name: &str) -> Vec<usize> {
+        if words.windows(2).any(|pair| pair[0].is("mod") && pair[1].is(name)) {
+            return vec![];
+        }
         let is_use = |at: usize| {
             let next = words.get(at + 1).map_or("", |word| &word.text);
             let before = at.checked_sub(1).map_or("", |before| &words[before].text);
