@@ -200,7 +200,7 @@ mod tests {
                 if seqno <= at {
                     model.remove(&vec![key]);
                     if is_visible(entry.entry().kind, entry.expires, now_ms) && range.contains(&[key]) {
-                        model.insert(vec![key], value.to_vec());
+                        model.insert(vec![key], value.clone());
                     }
                 }
                 entries.push(entry);
