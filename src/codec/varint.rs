@@ -81,6 +81,17 @@ impl<'a> ByteReader<'a> {
     /// The next varint; `None` also when it runs over 64 bits.
     #[inline]
     pub fn varint(&mut self) -> Option<u64> {
+        // Most lengths and counts take one byte; this much is worth inlining everywhere.
+        if let Some((byte, tail)) = self.rest.split_first()
+            && *byte < 0x80
+        {
+            self.rest = tail;
+            return Some(u64::from(*byte));
+        }
+        self.long_varint()
+    }
+
+    fn long_varint(&mut self) -> Option<u64> {
         let mut rest = self.rest;
         let (mut value, mut shift) = (0u64, 0u32);
         loop {

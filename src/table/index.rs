@@ -9,6 +9,7 @@ use rkyv::{Archive, Serialize};
 
 use super::{
     block_builder::common_prefix,
+    heads::Heads,
     metadata::{Part, put_part_record, read_part_record},
 };
 use crate::{
@@ -80,9 +81,8 @@ pub(super) struct Index {
     block_ends: Box<[u64]>,
     /// What all separators begin with.
     prefix: Box<[u8]>,
-    /// The eight bytes of each separator behind the prefix, as a number that orders like them. They lie
-    /// close together, so that most of a search stays in the processor's caches.
-    heads: Box<[u64]>,
+    /// The eight bytes of each separator behind the prefix, as a number that orders like them.
+    heads: Heads,
     separator_ends: Box<[u32]>,
     separators: Box<[u8]>,
 }
@@ -114,7 +114,7 @@ impl Index {
         let mut index = Self {
             block_ends: block_ends.into(),
             prefix: Box::default(),
-            heads: Box::default(),
+            heads: Heads::default(),
             separator_ends,
             separators: archive.separators.as_slice().into(),
         };
@@ -144,12 +144,13 @@ impl Index {
     pub(super) fn find(&self, key: &[u8]) -> Option<usize> {
         let Some(rest) = key.strip_prefix(&*self.prefix) else {
             // Every separator begins with the prefix, so the key is before or behind all of them.
-            return (key < &*self.prefix && !self.heads.is_empty()).then_some(0);
+            return (key < &*self.prefix && self.blocks() > 0).then_some(0);
         };
         let head = head_of(rest);
-        let mut block = self.heads.partition_point(|other| *other < head);
-        if self.heads.get(block) == Some(&head) {
-            let same = self.heads.get(block..).unwrap_or_default().partition_point(|other| *other == head);
+        let mut block = self.heads.lower_bound(head);
+        let from = self.heads.numbers().get(block..).unwrap_or_default();
+        if from.first() == Some(&head) {
+            let same = from.partition_point(|other| *other == head);
             let (mut low, mut high) = (block, block + same);
             while low < high {
                 let middle = low.midpoint(high);
@@ -161,7 +162,7 @@ impl Index {
             }
             block = low;
         }
-        (block < self.heads.len()).then_some(block)
+        (block < self.blocks()).then_some(block)
     }
 
     /// A block's separator.
@@ -173,7 +174,7 @@ impl Index {
 
     pub(super) fn memory_bytes(&self) -> usize {
         self.block_ends.len() * 8
-            + self.heads.len() * 8
+            + self.heads.memory_bytes()
             + self.separator_ends.len() * 4
             + self.separators.len()
             + self.prefix.len()
@@ -203,9 +204,8 @@ impl Index {
         // In order, so what the first and the last have in common all have.
         let common = common_prefix(self.separator(0), self.separator(last));
         self.prefix = self.separator(0).get(..common).unwrap_or_default().into();
-        self.heads = (0..=last)
-            .map(|block| head_of(self.separator(block).get(common..).unwrap_or_default()))
-            .collect();
+        let heads = (0..=last).map(|block| head_of(self.separator(block).get(common..).unwrap_or_default()));
+        self.heads = Heads::new(heads.collect());
     }
 }
 

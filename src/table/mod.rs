@@ -18,6 +18,7 @@ mod cursor;
 mod file_cache;
 mod filter;
 mod footer;
+mod heads;
 mod index;
 mod lookup;
 mod metadata;
