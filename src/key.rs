@@ -146,7 +146,8 @@ impl KeyRange {
         Ok(())
     }
 
-    /// The part of this range that also lies in `other`.
+    /// The part of this range that also lies in `other`; an empty range where they do not meet. An inverted
+    /// range stays inverted.
     #[must_use]
     pub fn intersect(&self, other: &Self) -> Self {
         let start = if other.start_key_is_behind(self) { other.start.clone() } else { self.start.clone() };
@@ -155,7 +156,15 @@ impl KeyRange {
             (mine, theirs) if end_rank(theirs) < end_rank(mine) => theirs.clone(),
             (mine, _) => mine.clone(),
         };
-        Self { start, end }
+        let both = Self { start, end };
+        match &both.start {
+            Bound::Included(start) | Bound::Excluded(start)
+                if both.check().is_err() && self.check().is_ok() && other.check().is_ok() =>
+            {
+                Self { end: Bound::Excluded(start.clone()), ..both }
+            }
+            _ => both,
+        }
     }
 
     fn start_key_is_behind(&self, other: &Self) -> bool {
@@ -278,6 +287,22 @@ mod tests {
         let both = KeyRange::from("b"..="m").intersect(&KeyRange::from("a".."m"));
         assert_eq!(both, KeyRange::from("b".."m"));
         assert_eq!(KeyRange::all().intersect(&KeyRange::from("b"..)), KeyRange::from("b"..));
+    }
+
+    #[test]
+    fn ranges_that_do_not_meet_intersect_in_an_empty_range_and_not_in_an_inverted_one() {
+        for (left, right) in [
+            (KeyRange::from("a".."b"), KeyRange::prefix("m")),
+            (KeyRange::prefix("z"), KeyRange::from(.."b")),
+        ] {
+            let both = left.intersect(&right);
+            assert_eq!(both.check().map_err(|error| error.to_string()), Ok(()));
+            assert!(["a", "b", "m", "z"].iter().all(|key| !both.contains(key.as_bytes())), "{both:?}");
+        }
+        assert!(
+            KeyRange::from("b".."a").intersect(&KeyRange::prefix("a")).check().is_err(),
+            "a mistake stays one"
+        );
     }
 
     #[test]

@@ -1,3 +1,10 @@
-//! The `dbex` binary.
+//! The `dbex` binary: everything is in `dbex::cli`.
 
-fn main() {}
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    dbex::cli::main()
+}

@@ -1,1 +1,66 @@
-//! The shard actors, the coordinator and the handles.
+//! The node: handles, actors, turns, and what schedules the background work.
+//!
+//! ```text
+//!   handle   blocking   messages                     what a host program holds
+//!      │         │         │
+//!      ▼         ▼         ▼
+//!   read_path   write_path ──► turn_gate ──► turn    reads: in the caller's thread, from the shard's view
+//!                   │                         ▲      writes: in place when the shard is idle,
+//!                   ├──► inbox ──► shard_actor┤      else by its actor,
+//!                   └──► batch lane ──► batch ┘      and across shards with all turns held
+//!
+//!   coordinator ──► scheduler (pure) ──► grant ──► workers: jobs ──► tree
+//!                                          └──► budget (bytes per second, all shards)
+//!
+//!   open ──► node_core ◄── close, reopen             node_core: what all of the above share
+//! ```
+
+mod accountant;
+mod admission;
+mod batch;
+pub mod blocking;
+mod budget;
+mod close;
+mod coordinator;
+mod directory_lock;
+mod env;
+mod grant;
+mod handle;
+mod jobs;
+mod maintenance;
+#[cfg(feature = "actix-api")]
+pub mod messages;
+mod node_core;
+mod node_file;
+mod open;
+pub(crate) mod options;
+mod pin;
+mod put_options;
+mod read_path;
+mod reopen;
+mod request;
+mod router;
+mod scan;
+mod scheduler;
+mod shard_actor;
+mod shard_core;
+mod stats;
+mod step;
+mod sync;
+mod turn;
+mod turn_gate;
+mod update;
+mod workers;
+mod write_batch;
+mod write_path;
+
+pub use admission::Permit;
+pub use coordinator::Coordinator;
+pub use env::{Clock, Env, Random, SystemClock, SystemRandom, SystemThreads, Threads};
+pub use handle::{Expected, Node};
+pub use options::{CompactionStrategy, Durability, IoBudget, NodeOptions};
+pub use put_options::PutOptions;
+pub use scan::{Pair, Scan};
+pub use stats::{NodeStats, ShardStats};
+pub use step::{Change, ChangeFn, Step, StepDone};
+pub use write_batch::{MAX_BATCH_BYTES, WriteBatch};

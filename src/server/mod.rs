@@ -1,1 +1,3 @@
-//! Hosts of a node.
+//! Hosts of a node: what serves one to clients over the network.
+
+pub mod resp;

@@ -7,7 +7,7 @@ use std::{
     fs::{self, DirBuilder, File, FileType, OpenOptions, TryLockError},
     io,
     os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -35,6 +35,10 @@ impl DiskStorage {
 }
 
 impl Storage for DiskStorage {
+    fn identity(&self, path: &Path) -> (usize, PathBuf) {
+        (0, path.canonicalize().unwrap_or_else(|_| path.to_owned()))
+    }
+
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(DIR_MODE).create(path)
     }

@@ -9,7 +9,12 @@ mod disk;
 mod file_ext;
 pub mod sim;
 
-use std::{ffi::OsString, fmt, io, path::Path, sync::Arc};
+use std::{
+    ffi::OsString,
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 pub use disk::DiskStorage;
 pub use file_ext::{read_exact_at, write_all_at};
@@ -19,6 +24,10 @@ pub use file_ext::{read_exact_at, write_all_at};
 /// Nothing here retries: a short read or write and an interrupted call are the caller's to handle
 /// ([`read_exact_at`], [`write_all_at`] do).
 pub trait Storage: Send + Sync + fmt::Debug + 'static {
+    /// A name for a directory of this file system that is the same however it is reached: through a link, or
+    /// through another handle.
+    fn identity(&self, path: &Path) -> (usize, PathBuf);
+
     /// Creates a directory and its missing parents. Does nothing if it exists. The name is not durable.
     ///
     /// # Errors

@@ -48,6 +48,8 @@ struct Staged {
     span: OpSpan,
     kind: ValueKind,
     expires_at_ms: Option<u64>,
+    /// The number of a batch's operation; those of others follow each other from what the append is given.
+    seqno: Option<SeqNo>,
 }
 
 /// Writes to one tree. There is one a tree, and whoever runs the shard's turn has it.
@@ -58,6 +60,8 @@ pub struct TreeWriter {
     group: GroupBuffer,
     staged: Vec<Staged>,
     staged_bytes: usize,
+    /// The number of the next operation staged, in a batch's frame.
+    batch_seqno: Option<SeqNo>,
     /// Where the staged operations begin, once they are in the log.
     appended: Option<SeqNo>,
     /// The view of this turn: what it finds in memory, and what it knows of tables, belongs together.
@@ -76,6 +80,7 @@ impl TreeWriter {
             group: GroupBuffer::new(),
             staged: Vec::new(),
             staged_bytes: 0,
+            batch_seqno: None,
             appended: None,
             turn_view: None,
             index: HashMap::new(),
@@ -95,6 +100,10 @@ impl TreeWriter {
 
     /// Begins a frame: one request, or this shard's part of a batch.
     pub fn begin_frame(&mut self, kind: FrameKind) {
+        self.batch_seqno = match kind {
+            FrameKind::Batch { id, .. } => Some(SeqNo(id.get())),
+            FrameKind::Data | FrameKind::Cancel { .. } => None,
+        };
         self.group.begin_frame(kind);
     }
 
@@ -103,7 +112,15 @@ impl TreeWriter {
     pub fn stage(&mut self, op: &WriteOp<'_>) {
         let span = self.group.push_op(op.kind, op.expires_at_ms, op.key, op.value);
         self.staged_bytes += span.key.len() + span.value.len();
-        self.staged.push(Staged { hash: op.hash, span, kind: op.kind, expires_at_ms: op.expires_at_ms });
+        let seqno = self.batch_seqno;
+        self.batch_seqno = seqno.map(|seqno| seqno.plus(1));
+        self.staged.push(Staged {
+            hash: op.hash,
+            span,
+            kind: op.kind,
+            expires_at_ms: op.expires_at_ms,
+            seqno,
+        });
     }
 
     /// Ends the frame.
@@ -152,7 +169,7 @@ impl TreeWriter {
     }
 
     /// Appends what is staged to the log with one `write`; the operations get the sequence numbers from `first`
-    /// on. Seals the active memtable first if they do not fit. On return they have reached the operating system.
+    /// on, those of a batch the ones from its id on. Seals the active memtable first if they do not fit. On return they have reached the operating system.
     ///
     /// # Errors
     /// `Busy` when the shard's life has ended, `Poisoned` after a failed sync, `Invalid`: nothing was written.
@@ -172,8 +189,9 @@ impl TreeWriter {
         if let Some(first) = self.appended.take() {
             let mut seqno = first;
             for op in &self.staged {
-                self.memtable.insert(op.hash, &entry_of(&self.group, op, seqno));
-                seqno = seqno.plus(1);
+                let number = op.seqno.unwrap_or(seqno);
+                self.memtable.insert(op.hash, &entry_of(&self.group, op, number));
+                seqno = seqno.max(number.plus(1));
             }
         }
         self.end_turn();

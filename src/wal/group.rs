@@ -14,7 +14,7 @@ use crate::{
     codec::compress::Compression,
     entry::ValueKind,
     error::{Error, Result},
-    ids::SeqNo,
+    ids::{BatchId, SeqNo},
 };
 
 /// How much memory each buffer of a group keeps from one turn to the next.
@@ -35,7 +35,8 @@ pub struct GroupBuffer {
 #[derive(Debug)]
 struct OpenFrame {
     kind: u8,
-    is_batch: bool,
+    batch: Option<BatchId>,
+    cross_shard: bool,
     start: usize,
     ops: u32,
 }
@@ -44,7 +45,9 @@ struct OpenFrame {
 #[derive(Clone, Copy, Debug)]
 struct FrameSlot {
     kind: u8,
-    is_batch: bool,
+    /// A batch's operations are numbered from its id on, in every participant alike.
+    batch: Option<BatchId>,
+    cross_shard: bool,
     ops: u32,
     raw_start: usize,
     raw_bytes: u32,
@@ -55,6 +58,17 @@ struct FrameSlot {
 impl FrameSlot {
     const fn frame_bytes(&self) -> usize {
         (FRAME_HEADER_BYTES + self.stored_bytes).next_multiple_of(FRAME_ALIGN)
+    }
+
+    /// The number of the frame's first operation, where `data` is the next for frames that are no batch's.
+    fn first_seqno(&self, data: SeqNo) -> SeqNo {
+        self.batch.map_or(data, |id| SeqNo(id.get()))
+    }
+
+    /// The next number for frames that are no batch's, behind this one.
+    fn next_data_seqno(&self, data: SeqNo) -> SeqNo {
+        let behind = self.first_seqno(data).plus(u64::from(self.ops));
+        data.max(behind)
     }
 }
 
@@ -91,9 +105,13 @@ impl GroupBuffer {
         let start = self.raw.len();
         self.raw.resize(start + FRAME_HEADER_BYTES, 0);
         kind.put_prefix(&mut self.raw);
+        let batch = match kind {
+            FrameKind::Batch { id, .. } => Some(id),
+            FrameKind::Data | FrameKind::Cancel { .. } => None,
+        };
         // A cancel counts: a flush elsewhere may hide that a participant lacks the batch, and then only the cancel tells.
-        let is_batch = !matches!(kind, FrameKind::Data);
-        self.open = Some(OpenFrame { kind: kind.byte(), is_batch, start, ops: 0 });
+        let cross_shard = !matches!(kind, FrameKind::Data);
+        self.open = Some(OpenFrame { kind: kind.byte(), batch, cross_shard, start, ops: 0 });
     }
 
     /// Adds an operation to the open frame; without one, to a data frame of its own that stays open. A
@@ -123,7 +141,8 @@ impl GroupBuffer {
         self.raw.resize(self.raw.len().next_multiple_of(FRAME_ALIGN), 0);
         self.frames.push(FrameSlot {
             kind: open.kind,
-            is_batch: open.is_batch,
+            batch: open.batch,
+            cross_shard: open.cross_shard,
             ops: open.ops,
             raw_start: open.start,
             // NOTE: a body too long for the field is refused by `pack`.
@@ -173,9 +192,31 @@ impl GroupBuffer {
         self.raw.get(span.value.clone()).unwrap_or_default()
     }
 
+    /// The number behind the group's last operation, if the numbers of all operations ascend from `next` on.
+    ///
+    /// # Errors
+    /// `Internal` if they do not.
+    pub(super) fn check_seqnos(&self, first: SeqNo, mut next: SeqNo) -> Result<SeqNo> {
+        let mut data = first;
+        for frame in self.frames.iter().filter(|frame| frame.ops > 0) {
+            let begin = frame.first_seqno(data);
+            if begin < next {
+                return Err(Error::internal(format!(
+                    "sequence number {begin} is appended when {next} is the next"
+                )));
+            }
+            data = frame.next_data_seqno(data);
+            next = match begin.get().checked_add(u64::from(frame.ops)) {
+                Some(next) if next <= SeqNo::MAX.get() => SeqNo(next),
+                _ => return Err(Error::internal("the node has run out of sequence numbers")),
+            };
+        }
+        Ok(next)
+    }
+
     /// Whether a frame of a cross-shard batch is in the group.
     pub(super) fn has_batch(&self) -> bool {
-        self.frames.iter().any(|frame| frame.is_batch)
+        self.frames.iter().any(|frame| frame.cross_shard)
     }
 
     /// Ends the open frame and compresses what is long enough; returns the group's length in the log,
@@ -240,11 +281,11 @@ impl GroupBuffer {
                 identity: place.identity,
                 offset,
                 synced: place.synced,
-                first_seqno,
+                first_seqno: slot.first_seqno(first_seqno),
             };
             prev_checksum = head.seal(frame);
             offset += slot.frame_bytes() as u64;
-            first_seqno = first_seqno.plus(u64::from(slot.ops));
+            first_seqno = slot.next_data_seqno(first_seqno);
             rest = behind;
         }
         let from = if place.starts_segment { 0 } else { START_FRAME_BYTES };

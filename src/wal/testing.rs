@@ -17,7 +17,7 @@ use super::*;
 use crate::{
     entry::ValueKind,
     error::Result,
-    ids::{SegmentNumber, SeqNo, ShardId},
+    ids::{BatchId, SegmentNumber, SeqNo, ShardId},
     storage::{DirEntry, FileKind, OpenMode, Storage, StorageFile, StorageLock},
 };
 
@@ -103,6 +103,10 @@ impl MemStorage {
 }
 
 impl Storage for MemStorage {
+    fn identity(&self, path: &Path) -> (usize, PathBuf) {
+        (std::ptr::from_ref(self).addr(), path.to_owned())
+    }
+
     fn create_dir_all(&self, _: &Path) -> io::Result<()> {
         Ok(())
     }
@@ -282,11 +286,29 @@ impl TestLog {
             next = next.plus(ops.len() as u64);
             ModelFrame { kind: kind.clone(), first_seqno, ops: ops.clone() }
         };
-        frames.iter().map(model).collect()
+        self.numbered(frames).iter().map(model).collect()
     }
 
     /// Appends a group of frames; the model takes it only when that works.
+    ///
+    /// A batch gets the next number as its id, whatever id it came with: its operations are numbered from there.
     pub(super) fn append(&mut self, frames: &[(FrameKind, Vec<ModelOp>)]) -> Result<LogPosition> {
+        self.append_as_they_are(&self.numbered(frames))
+    }
+
+    fn numbered(&self, frames: &[(FrameKind, Vec<ModelOp>)]) -> Vec<(FrameKind, Vec<ModelOp>)> {
+        let mut next = self.next.get();
+        let mut frames = frames.to_vec();
+        for (kind, ops) in &mut frames {
+            if let FrameKind::Batch { id, .. } = kind {
+                *id = BatchId(next);
+            }
+            next += ops.len() as u64;
+        }
+        frames
+    }
+
+    fn append_as_they_are(&mut self, frames: &[(FrameKind, Vec<ModelOp>)]) -> Result<LogPosition> {
         let models = self.models_of_group(frames);
         self.group.clear();
         for (kind, ops) in frames {

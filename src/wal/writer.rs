@@ -13,7 +13,7 @@ use super::{
     segment::{SEGMENT_DATA_START, Segment},
 };
 use crate::{
-    error::{Error, ErrorKind, Result},
+    error::{Error, Result},
     ids::{SegmentNumber, SeqNo, ShardId},
     storage::{Storage, write_all_at},
 };
@@ -137,8 +137,8 @@ pub fn create_log(new: NewLog) -> Result<(WalWriter, Arc<WalSync>, Arc<SegmentPo
 }
 
 impl WalWriter {
-    /// Appends every frame of `group` with one `write`; operations get consecutive sequence numbers from
-    /// `first` on. Returns the log's new end. On return the group has reached the operating system; it is
+    /// Appends every frame of `group` with one `write`; operations of data frames get consecutive sequence
+    /// numbers from `first` on, those of a batch frame from its id on. Returns the log's new end. On return the group has reached the operating system; it is
     /// durable after the next [`WalSync::sync`].
     ///
     /// A group that does not fit begins the next segment; one larger than a segment grows it.
@@ -153,7 +153,7 @@ impl WalWriter {
         if bytes == 0 {
             return Ok(self.sync.written());
         }
-        let next_seqno = self.check_seqnos(first, group.ops())?;
+        let next_seqno = group.check_seqnos(first, self.next_seqno)?;
         self.make_room(bytes)?;
         let place = Placement {
             identity: self.current.identity,
@@ -217,22 +217,6 @@ impl WalWriter {
     /// The file that is being written, for messages.
     pub fn path(&self) -> &Path {
         &self.current.path
-    }
-
-    fn check_seqnos(&self, first: SeqNo, ops: u64) -> Result<SeqNo> {
-        if ops == 0 {
-            return Ok(self.next_seqno);
-        }
-        if first < self.next_seqno {
-            return Err(Error::internal(format!(
-                "sequence number {first} is appended when {} is the next",
-                self.next_seqno
-            )));
-        }
-        match first.get().checked_add(ops) {
-            Some(next) if next <= SeqNo::MAX.get() => Ok(SeqNo(next)),
-            _ => Err(Error::new(ErrorKind::Internal, "the node has run out of sequence numbers")),
-        }
     }
 
     /// Makes sure that `bytes` fit behind the offset.

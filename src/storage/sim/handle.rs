@@ -1,6 +1,10 @@
 //! The simulated file system as a [`Storage`]: open files and locks.
 
-use std::{fmt, io, path::Path, sync::Arc};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use super::{
     SimStorage,
@@ -11,6 +15,10 @@ use super::{
 use crate::storage::{DirEntry, OpenMode, Storage, StorageFile, StorageLock};
 
 impl Storage for SimStorage {
+    fn identity(&self, path: &Path) -> (usize, PathBuf) {
+        (Arc::as_ptr(&self.world).addr(), path.to_owned())
+    }
+
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         self.world.lock().create_dir_all(path)
     }

@@ -1,0 +1,91 @@
+//! Get and put through the whole node, from one thread: what a caller of `blocking::Node` pays.
+
+#![expect(clippy::unwrap_used, reason = "a benchmark that fails has nothing to say")]
+
+use std::{cell::Cell, sync::LazyLock};
+
+use dbex::{Durability, PutOptions, Settings, WriteBatch, blocking::Node};
+use divan::Bencher;
+
+const ENTRIES: u64 = 200_000;
+const VALUE: [u8; 100] = [7; 100];
+
+/// A settled node with [`ENTRIES`] entries, and the directory that holds it.
+static FULL: LazyLock<(tempfile::TempDir, Node)> = LazyLock::new(|| {
+    let (dir, node) = open();
+    (0..ENTRIES).for_each(|i| node.put(key(i), VALUE).unwrap());
+    node.settle().unwrap();
+    (dir, node)
+});
+
+fn open() -> (tempfile::TempDir, Node) {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::open(Settings::builder().data_dir(dir.path()).build().unwrap()).unwrap();
+    (dir, node)
+}
+
+fn key(i: u64) -> [u8; 16] {
+    u128::from(i).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835).to_be_bytes()
+}
+
+/// Counts up, for keys that differ from call to call.
+fn counter() -> impl Fn() -> u64 {
+    let next = Cell::new(0);
+    move || next.replace(next.get() + 1)
+}
+
+#[divan::bench]
+fn put_buffered(bencher: Bencher) {
+    let (_dir, node) = open();
+    let next = counter();
+    bencher.bench_local(|| node.put(key(next()), VALUE).unwrap());
+}
+
+#[divan::bench(sample_count = 20, sample_size = 10)]
+fn put_synced(bencher: Bencher) {
+    let (_dir, node) = open();
+    let next = counter();
+    let synced = PutOptions::new().durability(Durability::Synced);
+    bencher.bench_local(|| node.put_with(key(next()), VALUE, synced).unwrap());
+}
+
+#[divan::bench]
+fn batch_of_100_across_shards(bencher: Bencher) {
+    let (_dir, node) = open();
+    let next = counter();
+    bencher.bench_local(|| {
+        let mut batch = WriteBatch::new();
+        for _ in 0..100 {
+            batch.put(key(next()), VALUE);
+        }
+        node.write(batch).unwrap();
+    });
+}
+
+#[divan::bench]
+fn get_from_tables(bencher: Bencher) {
+    let node = &FULL.1;
+    let next = counter();
+    bencher.bench_local(|| assert!(node.get(key(next() * 7919 % ENTRIES)).unwrap().is_some()));
+}
+
+#[divan::bench]
+fn get_missing(bencher: Bencher) {
+    let node = &FULL.1;
+    let next = counter();
+    bencher.bench_local(|| assert!(node.get(key(ENTRIES + next())).unwrap().is_none()));
+}
+
+#[divan::bench]
+fn scan_100(bencher: Bencher) {
+    let node = &FULL.1;
+    let next = counter();
+    bencher.bench_local(|| {
+        let start = key(next() * 7919 % ENTRIES);
+        node.scan(&start[..]..).limit(100).map(Result::unwrap).count()
+    });
+}
+
+fn main() {
+    divan::main();
+}

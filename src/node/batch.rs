@@ -1,0 +1,223 @@
+//! Batches across shards: one turn on all participants. Turns are taken in ascending shard order, one frame
+//! is appended to each participant's log, logs are synced in parallel if anyone asked, everything is applied,
+//! and the turns end together.
+//!
+//! In place when all participants are idle; otherwise by the batch lane, a thread of its own, which takes
+//! all waiting batches at once. If a participant's append fails, the others append a cancel frame; where
+//! that fails too, the shard is poisoned.
+
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use super::{
+    admission::Permit,
+    node_core::NodeCore,
+    options::Durability,
+    request::OwnedWrite,
+    shard_core::{ShardCore, Turn, outcome_unknown},
+};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    ids::{BatchId, SeqNo, ShardId},
+    wal::FrameKind,
+};
+
+/// A cross-shard batch that waits for its turns.
+pub(super) struct BatchRequest {
+    /// The writes of each participant, ascending; at least two participants.
+    pub parts: BTreeMap<usize, Vec<OwnedWrite>>,
+    pub durability: Durability,
+    pub reply: oneshot::Sender<Result<()>>,
+    pub _permit: Option<Permit>,
+}
+
+/// How many batches the lane takes at once, at the most.
+const MAX_ROUND: usize = 256;
+
+/// The turns of all participants of a round, by shard.
+type Turns<'a> = BTreeMap<usize, (&'a Arc<ShardCore>, Turn<'a>)>;
+
+impl NodeCore {
+    /// The body of the batch lane's thread: ends when every sender is gone.
+    pub(super) fn run_batch_lane(&self, waiting: &flume::Receiver<BatchRequest>) {
+        while let Ok(first) = waiting.recv() {
+            let mut round = vec![first];
+            round.extend(waiting.try_iter().take(MAX_ROUND - 1));
+            if catch_unwind(AssertUnwindSafe(|| self.run_round(round))).is_err() {
+                tracing::error!("the batch lane panicked; the round's outcome is unknown");
+            }
+        }
+    }
+
+    /// Runs a batch on this thread if every participant is idle.
+    pub(super) fn try_batch_in_place(
+        &self,
+        parts: &BTreeMap<usize, Vec<OwnedWrite>>,
+        durability: Durability,
+    ) -> Option<Result<()>> {
+        let shards = match self.participants(parts.keys()) {
+            Ok(shards) => shards,
+            Err(error) => return Some(Err(error)),
+        };
+        let mut turns = Turns::new();
+        for shard in &shards {
+            turns.insert(shard.index, (shard, shard.try_turn_in_place()?));
+        }
+        Some(self.run_together(turns, &[parts], durability == Durability::Synced))
+    }
+
+    /// Runs a round: all batches together, or, when that fails, each alone.
+    fn run_round(&self, round: Vec<BatchRequest>) {
+        let synced = round.iter().any(|batch| batch.durability == Durability::Synced);
+        let parts: Vec<_> = round.iter().map(|batch| &batch.parts).collect();
+        let together = self.run_waiting(&parts, synced);
+        let alone = together.is_err() && round.len() > 1;
+        let results: Vec<_> = round
+            .iter()
+            .map(|batch| match &together {
+                Err(_) if alone => self.run_waiting(&[&batch.parts], batch.durability == Durability::Synced),
+                result => result.clone(),
+            })
+            .collect();
+        for (batch, result) in round.into_iter().zip(results) {
+            let _ = batch.reply.send(result);
+        }
+    }
+
+    /// Takes every participant's turn, in ascending order, and runs the batches.
+    fn run_waiting(&self, batches: &[&BTreeMap<usize, Vec<OwnedWrite>>], synced: bool) -> Result<()> {
+        let union: std::collections::BTreeSet<_> = batches.iter().flat_map(|parts| parts.keys()).collect();
+        let shards = self.participants(union)?;
+        let mut turns = Turns::new();
+        for shard in &shards {
+            turns.insert(shard.index, (shard, pollster::block_on(shard.turn())));
+        }
+        self.run_together(turns, batches, synced)
+    }
+
+    fn participants<'a>(&self, indexes: impl IntoIterator<Item = &'a usize>) -> Result<Vec<Arc<ShardCore>>> {
+        indexes.into_iter().map(|index| self.shard(*index)).collect()
+    }
+
+    fn run_together(
+        &self,
+        mut turns: Turns<'_>,
+        batches: &[&BTreeMap<usize, Vec<OwnedWrite>>],
+        synced: bool,
+    ) -> Result<()> {
+        for (shard, _) in turns.values() {
+            shard.check_takes_writes()?;
+        }
+        let ran = catch_unwind(AssertUnwindSafe(|| self.commit_together(&mut turns, batches, synced)));
+        let Ok(result) = ran else {
+            for (shard, _) in turns.values() {
+                shard.fail(Error::busy(format!("shard {} has failed and is being re-opened", shard.index)));
+                self.tell_failed(shard);
+            }
+            return Err(outcome_unknown());
+        };
+        for (shard, turn) in turns.values_mut() {
+            self.after_turn(shard, &mut turn.writer);
+        }
+        result
+    }
+
+    fn commit_together(
+        &self,
+        turns: &mut Turns<'_>,
+        batches: &[&BTreeMap<usize, Vec<OwnedWrite>>],
+        synced: bool,
+    ) -> Result<()> {
+        let ids = self.stage_batches(turns, batches);
+        if let Err((error, appended)) = append_all(turns) {
+            for (shard, turn) in turns.values_mut() {
+                turn.writer.abandon();
+                if appended.contains(&shard.index) {
+                    self.cancel(shard, turn, &ids);
+                }
+            }
+            return Err(error);
+        }
+        if synced && let Err(error) = self.sync_participants(turns) {
+            for (_, turn) in turns.values_mut() {
+                turn.writer.abandon();
+            }
+            return Err(error);
+        }
+        for (_, turn) in turns.values_mut() {
+            turn.writer.apply();
+        }
+        Ok(())
+    }
+
+    /// Stages each batch's frames. A batch's id is the first sequence number of its range; in each participant
+    /// its writes count up from there, so that a participant has flushed all of them once its flushed position reaches the last.
+    fn stage_batches(
+        &self,
+        turns: &mut Turns<'_>,
+        batches: &[&BTreeMap<usize, Vec<OwnedWrite>>],
+    ) -> Vec<BatchId> {
+        let mut ids = Vec::with_capacity(batches.len());
+        for parts in batches {
+            let longest = parts.values().map(Vec::len).max().unwrap_or_default();
+            let id = BatchId(self.take_seqnos(longest as u64).get());
+            let participants: Vec<_> =
+                parts.keys().filter_map(|i| u32::try_from(*i).ok()).map(ShardId).collect();
+            for (index, writes) in *parts {
+                if let Some((_, turn)) = turns.get_mut(index) {
+                    turn.writer.begin_frame(FrameKind::Batch { id, participants: participants.clone() });
+                    writes.iter().map(OwnedWrite::op).for_each(|op| turn.writer.stage(&op));
+                    turn.writer.end_frame();
+                }
+            }
+            ids.push(id);
+        }
+        ids
+    }
+
+    fn sync_participants(&self, turns: &Turns<'_>) -> Result<()> {
+        // Every participant holds unsynced cross-shard frames now, so this syncs them all, and what they depend on.
+        match turns.values().next() {
+            Some((shard, _)) => self.sync_with_batches(shard),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes batches back that this participant's log holds and another's does not.
+    fn cancel(&self, shard: &ShardCore, turn: &mut Turn<'_>, ids: &[BatchId]) {
+        for id in ids {
+            turn.writer.begin_frame(FrameKind::Cancel { id: *id });
+            turn.writer.end_frame();
+        }
+        let appended = turn.writer.append(SeqNo(0));
+        turn.writer.abandon();
+        if let Err(error) = appended {
+            self.void_batches.lock().extend(ids);
+            tracing::error!(shard = shard.index, error = %error, "cannot cancel a batch: the shard refuses writes until it is re-opened");
+            shard.fail(Error::with_source(
+                ErrorKind::Poisoned,
+                format!(
+                    "shard {} could not take back half a batch: re-open it (`reopen_shards`)",
+                    shard.index
+                ),
+                error,
+            ));
+        }
+    }
+}
+
+/// Appends every participant's frames. On failure: why, and which participants hold theirs.
+fn append_all(turns: &mut Turns<'_>) -> std::result::Result<(), (Error, Vec<usize>)> {
+    let mut appended = Vec::with_capacity(turns.len());
+    for (shard, turn) in turns.values_mut() {
+        // NOTE: a batch frame's sequence numbers come with its id; the argument is for data frames.
+        if let Err(error) = turn.writer.append(SeqNo(0)) {
+            return Err((error, appended));
+        }
+        appended.push(shard.index);
+    }
+    Ok(())
+}

@@ -1,0 +1,334 @@
+//! The blocking face of a node: the same operations, on any thread, with or without a runtime around it.
+//! A lone caller's write runs in its own thread.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use super::{
+    env::Env,
+    handle::Expected,
+    options::NodeOptions,
+    put_options::PutOptions,
+    scan::{Pair, ScanPlan, ShardsScan},
+    stats::NodeStats,
+    step::{Change, Step, StepDone},
+    update,
+    write_batch::WriteBatch,
+    write_path::{Caller, LoneWrite},
+};
+use crate::{
+    error::{Error, Result},
+    key::{KeyRange, check_key, check_value},
+};
+
+/// A running node, for threads. Cheap to clone. Every method waits until it is done; names, durability and
+/// errors are those of [`dbex::Node`](crate::Node).
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// use dbex::{Settings, blocking::Node};
+///
+/// let node = Node::open(Settings::builder().data_dir(dir.path()).build()?)?;
+/// node.put("greeting", "hello")?;
+/// for pair in node.scan("a".."z") {
+///     let (key, value) = pair?;
+///     assert_eq!((&key[..], &value[..]), (&b"greeting"[..], &b"hello"[..]));
+/// }
+/// node.close()?;
+/// # Ok::<(), dbex::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Node {
+    node: super::handle::Node,
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "blocking::{:?}", self.node)
+    }
+}
+
+impl Node {
+    /// Opens the node; see [`dbex::Node::open`](crate::Node::open).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open(options: impl Into<NodeOptions>) -> Result<Self> {
+        Self::open_with(options, Env::system())
+    }
+
+    /// Opens a node in another world. For tests.
+    ///
+    /// # Errors
+    /// As [`Node::open`].
+    pub fn open_with(options: impl Into<NodeOptions>, env: Env) -> Result<Self> {
+        pollster::block_on(super::handle::Node::open_with(options, env)).map(|node| Self { node })
+    }
+
+    /// The same node, for async callers.
+    pub fn to_async(&self) -> super::handle::Node {
+        self.node.clone()
+    }
+
+    /// Sets a key, with the node's durability.
+    ///
+    /// # Errors
+    /// As [`dbex::Node::put`](crate::Node::put).
+    pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
+        self.put_with(key, value, PutOptions::new())
+    }
+
+    /// Sets a key as the options say.
+    ///
+    /// # Errors
+    /// As [`Node::put`].
+    pub fn put_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        options: PutOptions,
+    ) -> Result<()> {
+        self.write_one(key.as_ref(), Some(value.as_ref()), options)
+    }
+
+    /// Sets a key, without copying it or its value where they wait for a turn.
+    ///
+    /// # Errors
+    /// As [`Node::put`].
+    pub fn put_bytes(&self, key: Bytes, value: Bytes) -> Result<()> {
+        let core = self.node.core();
+        pollster::block_on(core.write_one(key, Some(value), core.options.durability, Caller::Blocking, None))
+    }
+
+    /// Removes a key; removing an absent one is fine.
+    ///
+    /// # Errors
+    /// As [`Node::put`].
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<()> {
+        self.write_one(key.as_ref(), None, PutOptions::new())
+    }
+
+    /// Writes in place from borrowed bytes; copies them only if the write must wait.
+    fn write_one(&self, key: &[u8], value: Option<&[u8]>, options: PutOptions) -> Result<()> {
+        check_key(key)?;
+        value.map_or(Ok(()), check_value)?;
+        let core = self.node.core();
+        let durability = options.durability.unwrap_or(core.options.durability);
+        let write = LoneWrite { key, value };
+        if let Some(done) = core.try_write_in_place(&write, durability, Caller::Blocking) {
+            return done;
+        }
+        let (key, value) = (Bytes::copy_from_slice(key), value.map(Bytes::copy_from_slice));
+        pollster::block_on(core.write_one(key, value, durability, Caller::Blocking, None))
+    }
+
+    /// Sets a key that is absent.
+    ///
+    /// # Errors
+    /// `Conflict` when the key is there; otherwise as [`Node::put`].
+    pub fn put_if_absent(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
+        self.step(update::put_if_absent(copy(key), copy(value))).map(|_| ())
+    }
+
+    /// The value of a key, or `None`; reads the disk on this thread if it must.
+    ///
+    /// # Errors
+    /// `Invalid`, `Closed`, `Io`, `Corruption`.
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
+        self.node.core().get_blocking(key.as_ref())
+    }
+
+    /// The values of keys, in their order.
+    ///
+    /// # Errors
+    /// As [`Node::get`].
+    pub fn multi_get<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Option<Bytes>>> {
+        keys.into_iter().map(|key| self.get(key)).collect()
+    }
+
+    /// Writes a batch: all of it or nothing, over all shards, also across a crash.
+    ///
+    /// # Errors
+    /// As [`Node::put`].
+    pub fn write(&self, batch: WriteBatch) -> Result<()> {
+        pollster::block_on(self.node.core().write_batch(batch, Caller::Blocking, None))
+    }
+
+    /// Reads a key and writes what `change` makes of its value, with no other write between; returns the
+    /// value before. See [`dbex::Node::update`](crate::Node::update).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn update<C: Into<Change>>(
+        &self,
+        key: impl AsRef<[u8]>,
+        change: impl FnOnce(Option<&[u8]>) -> C + Send + 'static,
+    ) -> Result<Option<Bytes>> {
+        self.step(update::update(copy(key), change)).map(|done| done.previous)
+    }
+
+    /// Adds `by` to the decimal number that the key holds (0 when absent); returns the sum.
+    ///
+    /// # Errors
+    /// `Invalid` when the value is not a 64-bit number or the sum overflows; otherwise as [`Node::put`].
+    pub fn increment(&self, key: impl AsRef<[u8]>, by: i64) -> Result<i64> {
+        self.step(update::increment(copy(key), by)).and_then(|done| update::number(done.current.as_deref()))
+    }
+
+    /// Sets the key if its value is as expected; returns whether it was.
+    ///
+    /// # Errors
+    /// As [`Node::put`].
+    pub fn compare_and_swap(
+        &self,
+        key: impl AsRef<[u8]>,
+        expected: Expected<'_>,
+        value: impl AsRef<[u8]>,
+    ) -> Result<bool> {
+        update::swapped(self.step(update::compare_and_set(copy(key), expected, Some(copy(value)))))
+    }
+
+    /// Removes the key if its value is as expected; returns whether it was.
+    ///
+    /// # Errors
+    /// As [`Node::put`].
+    pub fn compare_and_delete(&self, key: impl AsRef<[u8]>, expected: Expected<'_>) -> Result<bool> {
+        update::swapped(self.step(update::compare_and_set(copy(key), expected, None)))
+    }
+
+    fn step(&self, step: Step) -> Result<StepDone> {
+        let mut results = self.steps(vec![step]);
+        results.pop().unwrap_or_else(|| Err(Error::internal("a step has no result")))
+    }
+
+    /// Runs independent writes; see [`dbex::Node::steps`](crate::Node::steps).
+    pub fn steps(&self, steps: Vec<Step>) -> Vec<Result<StepDone>> {
+        let core = self.node.core();
+        pollster::block_on(core.run_steps(steps, core.options.durability, Caller::Blocking))
+    }
+
+    /// Scans a range in key order over all shards; see [`Scan`].
+    pub fn scan(&self, range: impl Into<KeyRange>) -> Scan {
+        Scan { node: self.clone(), plan: ScanPlan::new(range.into()), state: State::Start }
+    }
+
+    /// On return every write acked before the call is on stable storage.
+    ///
+    /// # Errors
+    /// As [`dbex::Node::sync`](crate::Node::sync).
+    pub fn sync(&self) -> Result<()> {
+        pollster::block_on(self.node.core().sync_all())
+    }
+
+    /// On return every write acked before the call is in tables.
+    ///
+    /// # Errors
+    /// As [`dbex::Node::flush`](crate::Node::flush).
+    pub fn flush(&self) -> Result<()> {
+        pollster::block_on(self.node.core().flush_all(Caller::Blocking))
+    }
+
+    /// Flushes, then waits until no background work is due.
+    ///
+    /// # Errors
+    /// As [`Node::flush`].
+    pub fn settle(&self) -> Result<()> {
+        pollster::block_on(self.node.core().settle_all(Caller::Blocking))
+    }
+
+    /// Rewrites every table that has keys in `range` into the last level.
+    ///
+    /// # Errors
+    /// As [`dbex::Node::compact`](crate::Node::compact).
+    pub fn compact(&self, range: impl Into<KeyRange>) -> Result<()> {
+        pollster::block_on(self.node.core().compact_range(range.into(), Caller::Blocking))
+    }
+
+    /// What the node tells of itself.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub fn stats(&self) -> Result<NodeStats> {
+        self.node.core().stats()
+    }
+
+    /// Re-opens every shard that refuses writes, or did not open.
+    ///
+    /// # Errors
+    /// As [`dbex::Node::reopen_shards`](crate::Node::reopen_shards).
+    pub fn reopen_shards(&self) -> Result<()> {
+        pollster::block_on(self.node.core().reopen_shards())
+    }
+
+    /// Closes the node: answers what was admitted, syncs, stops. Idempotent.
+    ///
+    /// # Errors
+    /// `Poisoned` when the last sync fails.
+    pub fn close(&self) -> Result<()> {
+        pollster::block_on(self.node.close())
+    }
+}
+
+/// An ordered scan over all shards, as an iterator of key and value. It reads the disk on the iterating
+/// thread, and sees each shard as it was at the first step. After an error it is at its end.
+pub struct Scan {
+    node: Node,
+    plan: ScanPlan,
+    state: State,
+}
+
+enum State {
+    Start,
+    Running(Box<ShardsScan>),
+    Ended,
+}
+
+impl Scan {
+    /// Only keys that begin with `prefix`, within the range. Call it before the first step.
+    #[must_use]
+    pub fn prefix(mut self, prefix: impl AsRef<[u8]>) -> Self {
+        self.plan.prefix(prefix.as_ref());
+        self
+    }
+
+    /// From the last key to the first. Call it before the first step.
+    #[must_use]
+    pub fn reverse(mut self) -> Self {
+        self.plan.reverse = true;
+        self
+    }
+
+    /// At most `limit` pairs; 0 gives none. Call it before the first step.
+    #[must_use]
+    pub fn limit(mut self, limit: usize) -> Self {
+        self.plan.limit = limit;
+        self
+    }
+
+    fn step(&mut self) -> Result<Option<Pair>> {
+        if matches!(self.state, State::Start) {
+            self.state = State::Running(Box::new(ShardsScan::open(self.node.node.core(), &self.plan)?));
+        }
+        match &mut self.state {
+            State::Running(scan) => scan.next(),
+            State::Start | State::Ended => Ok(None),
+        }
+    }
+}
+
+impl Iterator for Scan {
+    type Item = Result<Pair>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let step = self.step().transpose();
+        if !matches!(step, Some(Ok(_))) {
+            self.state = State::Ended;
+        }
+        step
+    }
+}
+
+fn copy(bytes: impl AsRef<[u8]>) -> Bytes {
+    Bytes::copy_from_slice(bytes.as_ref())
+}

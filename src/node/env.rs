@@ -1,0 +1,132 @@
+//! The outside world as the node sees it: storage, clock, randomness and threads. Tests replace it whole.
+//! The only place that reads the machine's clocks.
+
+use std::{
+    fmt, io,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use crate::storage::{DiskStorage, Storage};
+
+/// Everything outside the node that it depends on.
+#[derive(Clone, Debug)]
+pub struct Env {
+    /// Where files live.
+    pub storage: Arc<dyn Storage>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Where random numbers come from.
+    pub random: Arc<dyn Random>,
+    /// How threads are started.
+    pub threads: Arc<dyn Threads>,
+}
+
+impl Env {
+    /// The machine itself: its disk, clocks, randomness and threads.
+    pub fn system() -> Self {
+        Self::with_storage(Arc::new(DiskStorage::new()))
+    }
+
+    /// The machine, but with another storage.
+    pub fn with_storage(storage: Arc<dyn Storage>) -> Self {
+        Self {
+            storage,
+            clock: Arc::new(SystemClock::new()),
+            random: Arc::new(SystemRandom),
+            threads: Arc::new(SystemThreads),
+        }
+    }
+}
+
+/// Two clocks: one that only goes forward, and the wall's.
+pub trait Clock: Send + Sync + fmt::Debug {
+    /// The time since some fixed moment; never goes backwards.
+    fn monotonic(&self) -> Duration;
+
+    /// Milliseconds since the Unix epoch, as the machine believes; may jump.
+    fn wall_ms(&self) -> u64;
+
+    /// Blocks the calling thread for `duration`.
+    fn sleep(&self, duration: Duration);
+}
+
+/// A source of random numbers.
+pub trait Random: Send + Sync + fmt::Debug {
+    /// 64 random bits.
+    fn next_u64(&self) -> u64;
+}
+
+/// Starts threads.
+pub trait Threads: Send + Sync + fmt::Debug {
+    /// Starts a thread called `name` that runs `body`.
+    ///
+    /// # Errors
+    /// When the operating system refuses another thread.
+    fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>>;
+}
+
+/// The machine's clocks.
+#[derive(Debug)]
+pub struct SystemClock {
+    start: Instant,
+}
+
+impl SystemClock {
+    /// A clock that starts now.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the monotonic clock")]
+    pub fn new() -> Self {
+        Self { start: Instant::now() }
+    }
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for SystemClock {
+    fn monotonic(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the wall clock")]
+    fn wall_ms(&self) -> u64 {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that puts a thread to sleep")]
+    fn sleep(&self, duration: Duration) {
+        std::thread::sleep(duration);
+    }
+}
+
+/// The machine's randomness.
+#[derive(Debug)]
+pub struct SystemRandom;
+
+impl Random for SystemRandom {
+    fn next_u64(&self) -> u64 {
+        use std::hash::{BuildHasher, Hasher};
+        let mut bytes = [0u8; 8];
+        let got = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+        if got == Ok(bytes.len()) {
+            return u64::from_le_bytes(bytes);
+        }
+        // The standard library's hasher keys are random too; they serve where the system call does not.
+        std::hash::RandomState::new().build_hasher().finish()
+    }
+}
+
+/// The machine's threads.
+#[derive(Debug)]
+pub struct SystemThreads;
+
+impl Threads for SystemThreads {
+    fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {
+        std::thread::Builder::new().name(name.to_owned()).spawn(body)
+    }
+}

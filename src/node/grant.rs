@@ -1,0 +1,108 @@
+//! A grant: the right to run one background job, with its place at a worker. It returns itself when it is
+//! dropped, on a panic too, and pays the node's I/O budget for the job chunk by chunk.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{
+    budget::{Budget, IoClass},
+    scheduler::FreeWorkers,
+};
+use crate::{
+    error::{Error, Result},
+    table::Pace,
+};
+
+/// How many jobs of each class may run at once on the node.
+#[derive(Debug)]
+pub(super) struct GrantBook {
+    flush: Arc<Semaphore>,
+    compaction: Arc<Semaphore>,
+    budget: Arc<Budget>,
+}
+
+impl GrantBook {
+    /// A book with this many places for each class of job.
+    pub(super) fn new(flush: usize, compaction: usize, budget: Arc<Budget>) -> Self {
+        Self {
+            flush: Arc::new(Semaphore::new(flush)),
+            compaction: Arc::new(Semaphore::new(compaction)),
+            budget,
+        }
+    }
+
+    /// The places that are free now.
+    pub(super) fn free(&self) -> FreeWorkers {
+        FreeWorkers { flush: self.flush.available_permits(), compaction: self.compaction.available_permits() }
+    }
+
+    /// Takes a place for a job of `class` in the incarnation of a shard that `jobs` belongs to.
+    pub(super) fn take(&self, class: IoClass, jobs: &Arc<ShardJobs>) -> Option<Grant> {
+        let places = if class == IoClass::Flush { &self.flush } else { &self.compaction };
+        let place = Arc::clone(places).try_acquire_owned().ok()?;
+        jobs.counter(class).fetch_add(1, Ordering::AcqRel);
+        Some(Grant { class, budget: Arc::clone(&self.budget), jobs: Arc::clone(jobs), _place: place })
+    }
+}
+
+/// The jobs that run for one incarnation of a shard, and whether they are revoked.
+#[derive(Debug, Default)]
+pub(super) struct ShardJobs {
+    flushes: AtomicUsize,
+    compactions: AtomicUsize,
+    revoked: AtomicBool,
+}
+
+impl ShardJobs {
+    /// How many jobs of `class` hold a grant.
+    pub(super) fn running(&self, class: IoClass) -> usize {
+        self.counter(class).load(Ordering::Acquire)
+    }
+
+    /// Whether no job holds a grant.
+    pub(super) fn idle(&self) -> bool {
+        self.running(IoClass::Flush) == 0 && self.running(IoClass::Compaction) == 0
+    }
+
+    /// Stops every job at its next chunk. There is no way back.
+    pub(super) fn revoke(&self) {
+        self.revoked.store(true, Ordering::Release);
+    }
+
+    /// Whether the jobs are revoked.
+    pub(super) fn revoked(&self) -> bool {
+        self.revoked.load(Ordering::Acquire)
+    }
+
+    fn counter(&self, class: IoClass) -> &AtomicUsize {
+        if class == IoClass::Flush { &self.flushes } else { &self.compactions }
+    }
+}
+
+/// The right to run one job; see the module.
+#[derive(Debug)]
+pub(super) struct Grant {
+    class: IoClass,
+    budget: Arc<Budget>,
+    jobs: Arc<ShardJobs>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Pace for Grant {
+    fn pay(&self, bytes: u64) -> Result<()> {
+        if self.budget.pay(self.class, bytes, &|| self.jobs.revoked()) {
+            return Ok(());
+        }
+        Err(Error::closed().context("the job was revoked: its shard is closing or being re-opened"))
+    }
+}
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        self.jobs.counter(self.class).fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,187 @@
+//! What a user asks of the whole node: sync, flush, settle, compact, re-open.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    budget::IoClass,
+    node_core::{NodeCore, note_sync},
+    open::in_parallel,
+    options::Durability,
+    reopen,
+    request::Work,
+    shard_core::{ShardCore, outcome_unknown},
+    write_path::Caller,
+};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    key::KeyRange,
+    table::Pace,
+    tree::FullCompaction,
+};
+
+/// How long a compaction on demand waits for a place or for busy tables before it looks again.
+const POLL: Duration = Duration::from_millis(5);
+
+impl NodeCore {
+    /// Makes every earlier ack durable: one node-wide round of syncs.
+    ///
+    /// # Errors
+    /// `Poisoned` when a shard's sync fails now or failed before; `Closed`.
+    pub(super) async fn sync_all(self: &Arc<Self>) -> Result<()> {
+        self.lifecycle.check_open()?;
+        for slot in &self.shards {
+            slot.load().open()?;
+        }
+        let core = Arc::clone(self);
+        self.on_sync_worker(move || {
+            let mut result = Ok(());
+            for shard in core.open_shards() {
+                result = result.and(note_sync(&shard, shard.tree.wal().sync().map(|_| ())));
+            }
+            result
+        })
+        .await?
+    }
+
+    /// Writes every memtable to tables.
+    ///
+    /// # Errors
+    /// Why a shard is not open or its flush fails.
+    pub(super) async fn flush_all(&self, caller: Caller) -> Result<()> {
+        self.lifecycle.check_open()?;
+        let mut waiting = vec![];
+        for index in 0..self.shards.len() {
+            let shard = self.shard(index)?;
+            let (reply, answer) = oneshot::channel();
+            let seal = Work::Seal { reply: Some(reply) };
+            self.dispatch(&shard, seal, 0, Durability::Buffered, caller, None).await?;
+            waiting.push((shard, answer));
+        }
+        let mut sealed = vec![];
+        for (shard, answer) in waiting {
+            answer.await.unwrap_or_else(|_| Err(outcome_unknown()))?;
+            let flushes = shard.tree.view().flush_count();
+            self.tell_news(&shard);
+            sealed.push((shard, flushes));
+        }
+        for (shard, flushes) in sealed {
+            // A flush that ran already may have left out what was sealed now; the second from here has it.
+            self.wait_until(&shard, |shard| {
+                let load = shard.tree.load();
+                load.sealed_count == 0 || shard.tree.view().flush_count() >= flushes + 2
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Flushes, then waits until no background work is due.
+    ///
+    /// # Errors
+    /// As [`NodeCore::flush_all`].
+    pub(super) async fn settle_all(&self, caller: Caller) -> Result<()> {
+        self.flush_all(caller).await?;
+        for index in 0..self.shards.len() {
+            let shard = self.shard(index)?;
+            self.wait_until(&shard, |shard| self.is_settled(shard)).await?;
+        }
+        Ok(())
+    }
+
+    fn is_settled(&self, shard: &ShardCore) -> bool {
+        let load = shard.tree.load();
+        let idle = load.sealed_count == 0 && !load.flush_running && load.compactions_running == 0;
+        // What is due by its score may have no plan: then there is nothing that could be done. A plan that is
+        // dropped gives its tables back.
+        idle && (!load.compaction_due
+            || shard.tree.plan_compaction(self.seqno_watermark(), self.now_ms()).is_none())
+    }
+
+    /// Waits for background work until `done`, or until it fails.
+    async fn wait_until(&self, shard: &ShardCore, done: impl Fn(&ShardCore) -> bool) -> Result<()> {
+        let mut progress = self.progress.subscribe();
+        loop {
+            progress.borrow_and_update();
+            if done(shard) {
+                return Ok(());
+            }
+            self.lifecycle.check_open()?;
+            if let Some(error) = shard.job_error().or_else(|| shard.health()) {
+                return Err(error);
+            }
+            self.tell_news(shard);
+            progress.changed().await.map_err(|_| Error::closed())?;
+        }
+    }
+
+    /// Rewrites every table that has keys in `range` into the last level, dropping what nothing needs.
+    ///
+    /// # Errors
+    /// Why a shard is not open or its compaction fails; `Closed`.
+    pub(super) async fn compact_range(self: &Arc<Self>, range: KeyRange, caller: Caller) -> Result<()> {
+        range.check()?;
+        self.flush_all(caller).await?;
+        let shards = (0..self.shards.len()).map(|index| self.shard(index)).collect::<Result<Vec<_>>>()?;
+        let (reply, answer) = oneshot::channel();
+        let core = Arc::clone(self);
+        let body = Box::new(move || {
+            let threads = core.options.compaction_workers;
+            let done = in_parallel(shards, threads, |shard| core.compact_shard(&shard, &range));
+            let _ = reply.send(done.into_iter().collect::<Result<()>>());
+        });
+        // NOTE: not on the compaction workers: their queued jobs hold the grants that this one waits for.
+        self.env
+            .threads
+            .spawn("dbex-compact-now", body)
+            .map_err(|error| Error::with_source(ErrorKind::Io, "cannot start a thread to compact", error))?;
+        answer.await.map_err(|_| Error::internal("a compaction panicked"))?
+    }
+
+    fn compact_shard(&self, shard: &Arc<ShardCore>, range: &KeyRange) -> Result<()> {
+        loop {
+            self.lifecycle.check_open()?;
+            shard.check_writable()?;
+            let Some(grant) = self.grants.take(IoClass::Compaction, &shard.jobs) else {
+                self.env.clock.sleep(POLL);
+                continue;
+            };
+            let pace: Arc<dyn Pace> = Arc::new(grant);
+            match shard.tree.plan_full_compaction(range, self.seqno_watermark(), self.now_ms()) {
+                FullCompaction::Nothing => return Ok(()),
+                FullCompaction::Busy => {
+                    drop(pace);
+                    self.env.clock.sleep(POLL);
+                }
+                FullCompaction::Plan(plan) => {
+                    let done = shard.tree.install_compaction(shard.tree.run_compaction(*plan, &pace)?)?;
+                    tracing::info!(shard = shard.index, from = %done.from, to = %done.to, bytes = done.bytes_written, "compacted on demand");
+                    drop(pace);
+                    self.note_progress();
+                }
+            }
+        }
+    }
+
+    /// Re-opens every shard that is poisoned, failed or was refused.
+    ///
+    /// # Errors
+    /// Why a shard could not be re-opened; the others are.
+    pub(super) async fn reopen_shards(self: &Arc<Self>) -> Result<()> {
+        self.lifecycle.check_open()?;
+        let (reply, answer) = oneshot::channel();
+        reopen::start(self, Some(reply));
+        answer.await.map_err(|_| Error::internal("the re-opening panicked"))?
+    }
+
+    async fn on_sync_worker<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let job = Box::new(move || {
+            let _ = reply.send(work());
+        });
+        self.pools.sync.submit_async(job).await?;
+        answer.await.map_err(|_| Error::internal("a sync worker panicked"))
+    }
+}

@@ -1,0 +1,273 @@
+//! The actor face: messages to [`Coordinator`], answered as the handle's methods of the same name.
+//!
+//! Sender: any actor or task of the host. Receiver: the coordinator, which only hands them on: it never
+//! waits for a shard. A caller that goes away does not undo its write. What waits in the coordinator's
+//! mailbox is outside the node's admission cap; a write that carries a [permit](Put::with_permit) from
+//! `node.admit(bytes)` is inside it. Without one the handler takes a free permit, or answers `Busy`.
+//!
+//! ```
+//! # let dir = tempfile::tempdir().unwrap();
+//! # actix::System::new().block_on(async {
+//! use dbex::{Node, Settings, messages::{Get, Put}};
+//!
+//! let node = Node::open(Settings::builder().data_dir(dir.path()).build().unwrap()).await.unwrap();
+//! let coordinator: actix::Addr<dbex::Coordinator> = node.coordinator();
+//! coordinator.send(Put::new("k", "v")).await.unwrap().unwrap();
+//! let value = coordinator.send(Get::new("k")).await.unwrap().unwrap();
+//! assert_eq!(value.as_deref(), Some(&b"v"[..]));
+//! node.close().await.unwrap();
+//! # });
+//! ```
+
+use std::sync::Arc;
+
+use actix::{Handler, Message, ResponseFuture};
+use bytes::Bytes;
+
+use super::{
+    admission::Permit,
+    coordinator::Coordinator,
+    node_core::NodeCore,
+    options::Durability,
+    scan::{Pair, ScanPlan, ShardsScan},
+    stats::NodeStats,
+    write_batch::WriteBatch,
+    write_path::Caller,
+};
+use crate::{error::Result, key::KeyRange};
+
+/// Reads a key. Reply: its value, or `None`.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "Result<Option<Bytes>>")]
+pub struct Get {
+    key: Bytes,
+}
+
+impl Get {
+    /// Reads `key`, which is copied.
+    pub fn new(key: impl AsRef<[u8]>) -> Self {
+        Self { key: Bytes::copy_from_slice(key.as_ref()) }
+    }
+}
+
+/// Reads keys. Reply: their values, in their order.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "Result<Vec<Option<Bytes>>>")]
+pub struct MultiGet {
+    keys: Vec<Bytes>,
+}
+
+impl MultiGet {
+    /// Reads `keys`, which are copied.
+    pub fn new<K: AsRef<[u8]>>(keys: impl IntoIterator<Item = K>) -> Self {
+        Self { keys: keys.into_iter().map(|key| Bytes::copy_from_slice(key.as_ref())).collect() }
+    }
+}
+
+/// Sets a key. Reply: done, with the durability asked for.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<()>")]
+pub struct Put {
+    key: Bytes,
+    value: Bytes,
+    durability: Option<Durability>,
+    permit: Option<Permit>,
+}
+
+impl Put {
+    /// Sets `key` to `value`; both are copied.
+    pub fn new(key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
+        let (key, value) = (Bytes::copy_from_slice(key.as_ref()), Bytes::copy_from_slice(value.as_ref()));
+        Self { key, value, durability: None, permit: None }
+    }
+
+    /// Says what the reply promises; the node's `durability` otherwise.
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = Some(durability);
+        self
+    }
+
+    /// Carries the right to wait at the node.
+    #[must_use]
+    pub fn with_permit(mut self, permit: Permit) -> Self {
+        self.permit = Some(permit);
+        self
+    }
+}
+
+/// Removes a key. Reply: done.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<()>")]
+pub struct Delete {
+    key: Bytes,
+    permit: Option<Permit>,
+}
+
+impl Delete {
+    /// Removes `key`, which is copied.
+    pub fn new(key: impl AsRef<[u8]>) -> Self {
+        Self { key: Bytes::copy_from_slice(key.as_ref()), permit: None }
+    }
+
+    /// Carries the right to wait at the node.
+    #[must_use]
+    pub fn with_permit(mut self, permit: Permit) -> Self {
+        self.permit = Some(permit);
+        self
+    }
+}
+
+/// Writes a batch: all or nothing. Reply: done.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<()>")]
+pub struct Write {
+    batch: WriteBatch,
+    permit: Option<Permit>,
+}
+
+impl Write {
+    /// Writes `batch`.
+    pub fn new(batch: WriteBatch) -> Self {
+        Self { batch, permit: None }
+    }
+
+    /// Carries the right to wait at the node.
+    #[must_use]
+    pub fn with_permit(mut self, permit: Permit) -> Self {
+        self.permit = Some(permit);
+        self
+    }
+}
+
+/// Scans a range. Reply: up to `limit` pairs in key order; for more, scan on behind the last key, or use the
+/// handle's stream.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "Result<Vec<Pair>>")]
+pub struct Scan {
+    range: KeyRange,
+    reverse: bool,
+    limit: usize,
+}
+
+impl Scan {
+    /// Scans the first `limit` pairs of `range`.
+    pub fn new(range: impl Into<KeyRange>, limit: usize) -> Self {
+        Self { range: range.into(), reverse: false, limit }
+    }
+
+    /// From the last key to the first.
+    #[must_use]
+    pub fn reverse(mut self) -> Self {
+        self.reverse = true;
+        self
+    }
+}
+
+/// Rewrites every table that has keys in a range into the last level. Reply: done.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "Result<()>")]
+pub struct Compact {
+    range: KeyRange,
+}
+
+impl Compact {
+    /// Compacts what has keys in `range`.
+    pub fn new(range: impl Into<KeyRange>) -> Self {
+        Self { range: range.into() }
+    }
+}
+
+macro_rules! plain_message {
+    ($(#[$doc:meta])* $name:ident -> $reply:ty) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default)]
+        pub struct $name;
+
+        impl Message for $name {
+            type Result = Result<$reply>;
+        }
+    };
+}
+plain_message!(
+    /// Makes every write acked before it durable. Reply: done.
+    Sync -> ()
+);
+plain_message!(
+    /// Writes every memtable to tables. Reply: done.
+    Flush -> ()
+);
+plain_message!(
+    /// Flushes, then waits until no background work is due. Reply: done.
+    Settle -> ()
+);
+plain_message!(
+    /// Reads the node's stats. Reply: them.
+    Stats -> NodeStats
+);
+plain_message!(
+    /// Re-opens every shard that refuses writes. Reply: done.
+    ReopenShards -> ()
+);
+plain_message!(
+    /// Closes the node. Reply, once every admitted write is answered and synced: the result of the last sync.
+    /// The node's threads end after that; `Node::close` waits for them too.
+    Close -> ()
+);
+
+/// The permit a write carries, or a free one.
+fn permit(core: &NodeCore, carried: Option<Permit>, bytes: usize) -> Result<Permit> {
+    carried.map_or_else(|| core.message_admission.try_acquire(bytes), Ok)
+}
+
+/// Answers a message by a future over the node.
+macro_rules! answer {
+    ($message:ty => $reply:ty, |$this:ident, $msg:ident| $body:expr) => {
+        impl Handler<$message> for Coordinator {
+            type Result = ResponseFuture<Result<$reply>>;
+
+            fn handle(&mut self, $msg: $message, _: &mut Self::Context) -> Self::Result {
+                let $this = Arc::clone(self.core());
+                Box::pin(async move { $body })
+            }
+        }
+    };
+}
+
+answer!(Get => Option<Bytes>, |core, message| core.get_async(message.key).await);
+answer!(MultiGet => Vec<Option<Bytes>>, |core, message| core.multi_get_async(message.keys).await);
+answer!(Put => (), |core, message| {
+    let Put { key, value, durability, permit: carried } = message;
+    let permit = permit(&core, carried, key.len() + value.len())?;
+    let durability = durability.unwrap_or(core.options.durability);
+    core.write_one(key, Some(value), durability, Caller::Async, Some(permit)).await
+});
+answer!(Delete => (), |core, message| {
+    let Delete { key, permit: carried } = message;
+    let permit = permit(&core, carried, key.len())?;
+    core.write_one(key, None, core.options.durability, Caller::Async, Some(permit)).await
+});
+answer!(Write => (), |core, message| {
+    let Write { batch, permit: carried } = message;
+    let permit = permit(&core, carried, batch.bytes())?;
+    core.write_batch(batch, Caller::Async, Some(permit)).await
+});
+answer!(Scan => Vec<Pair>, |core, message| {
+    let plan = ScanPlan { range: message.range, reverse: message.reverse, limit: message.limit };
+    let scanned = Arc::clone(&core);
+    core.on_read_worker(move || {
+        let mut scan = ShardsScan::open(&scanned, &plan)?;
+        std::iter::from_fn(|| scan.next().transpose()).collect()
+    })
+    .await?
+});
+answer!(Compact => (), |core, message| core.compact_range(message.range, Caller::Async).await);
+answer!(Sync => (), |core, _message| core.sync_all().await);
+answer!(Flush => (), |core, _message| core.flush_all(Caller::Async).await);
+answer!(Settle => (), |core, _message| core.settle_all(Caller::Async).await);
+answer!(Stats => NodeStats, |core, _message| core.stats());
+answer!(ReopenShards => (), |core, _message| core.reopen_shards().await);
+answer!(Close => (), |core, _message| {
+    super::close::start(&core);
+    super::close::wait_drained(&core).await
+});

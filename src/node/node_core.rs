@@ -1,0 +1,384 @@
+//! What a node is, as its handles, actors, workers and the batch lane share it. It starts nothing and
+//! waits for nobody; `open.rs` builds it, `close.rs` ends it.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU8, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use actix::Addr;
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use super::{
+    accountant::Accountant,
+    admission::Admission,
+    batch::BatchRequest,
+    budget::Budget,
+    coordinator::{Coordinator, LookAgain, ShardFailed},
+    directory_lock::DirectoryLock,
+    env::Env,
+    grant::GrantBook,
+    node_file::NodeRecord,
+    options::NodeOptions,
+    router::Router,
+    shard_core::ShardCore,
+    workers::WorkerPool,
+};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    ids::{BatchId, SeqNo},
+    table::BlockCache,
+    tree::{TreeContext, TreeOptions},
+};
+
+/// The node; see the module.
+pub(super) struct NodeCore {
+    pub options: NodeOptions,
+    pub env: Env,
+    pub record: NodeRecord,
+    pub router: Router,
+    pub tree_context: TreeContext,
+    pub tree_options: TreeOptions,
+    pub cache: Arc<BlockCache>,
+    /// One place a shard: its present incarnation, or why it could not be opened.
+    pub shards: Box<[ShardSlot]>,
+    pub accountant: Accountant,
+    pub budget: Arc<Budget>,
+    pub grants: GrantBook,
+    pub pools: Pools,
+    /// Admission of actor messages, before their shard is known.
+    pub message_admission: Admission,
+    pub batch_lane: Mutex<Option<flume::Sender<BatchRequest>>>,
+    /// Batches that one participant could not take back in its log: void when it is re-opened.
+    pub void_batches: Mutex<HashSet<BatchId>>,
+    pub coordinator: OnceLock<Addr<Coordinator>>,
+    /// The threads of the batch lane and of the actor system, joined by the close.
+    pub threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Held while shards are re-opened, one call after the other.
+    pub reopening: Mutex<()>,
+    pub lifecycle: Lifecycle,
+    /// Moves on whenever a background job ends or a shard changes; what waits for background work watches it.
+    pub progress: watch::Sender<u64>,
+    /// Wakes writers that wait for a flush to give memory back.
+    pub memory_freed: Notify,
+    pub counters: Counters,
+    next_seqno: AtomicU64,
+    /// The clock's high-water mark: the node's time never goes backwards.
+    clock_ms: AtomicU64,
+}
+
+/// The worker threads, a set for each kind of work.
+#[derive(Debug)]
+pub(super) struct Pools {
+    pub flush: WorkerPool,
+    pub compaction: WorkerPool,
+    pub read: WorkerPool,
+    pub sync: WorkerPool,
+}
+
+/// A shard's place in the node.
+pub(super) type ShardSlot = ArcSwap<ShardState>;
+
+/// What stands at a shard's place.
+pub(super) enum ShardState {
+    /// An incarnation that serves.
+    Open(Arc<ShardCore>),
+    /// The shard did not open; the others did.
+    Refused(Error),
+}
+
+impl ShardState {
+    pub(super) fn open(&self) -> Result<&Arc<ShardCore>> {
+        match self {
+            Self::Open(core) => Ok(core),
+            Self::Refused(error) => Err(error.clone()),
+        }
+    }
+}
+
+/// What the node counts for its stats.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub stalls: AtomicU64,
+    pub stall_ns: AtomicU64,
+    pub reopens: AtomicU64,
+}
+
+const OPEN: u8 = 0;
+const CLOSING: u8 = 1;
+const CLOSED: u8 = 2;
+
+/// Where the node is in its life, and the lock that ends with it.
+pub(super) struct Lifecycle {
+    state: AtomicU8,
+    lock: Mutex<Option<DirectoryLock>>,
+    /// Set once every admitted write is answered and the logs are synced.
+    pub drained: watch::Sender<Option<Result<()>>>,
+    /// Set once the node is closed: threads ended, directory released.
+    pub closed: watch::Sender<Option<Result<()>>>,
+}
+
+impl Lifecycle {
+    pub(super) fn new(lock: DirectoryLock) -> Self {
+        Self {
+            state: AtomicU8::new(OPEN),
+            lock: Mutex::new(Some(lock)),
+            drained: watch::Sender::new(None),
+            closed: watch::Sender::new(None),
+        }
+    }
+
+    /// Fails once the node closes.
+    pub(super) fn check_open(&self) -> Result<()> {
+        if self.state.load(Ordering::Acquire) == OPEN { Ok(()) } else { Err(Error::closed()) }
+    }
+
+    /// Begins to close; true for the first caller only.
+    pub(super) fn begin_close(&self) -> bool {
+        let first = self.state.compare_exchange(OPEN, CLOSING, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if first && let Some(lock) = &*self.lock.lock() {
+            lock.mark_closing();
+        }
+        first
+    }
+
+    /// The close is done: releases the directory and tells everyone who waits.
+    pub(super) fn finish_close(&self, result: Result<()>) {
+        self.state.store(CLOSED, Ordering::Release);
+        drop(self.lock.lock().take());
+        self.closed.send_replace(Some(result));
+    }
+}
+
+/// What `open.rs` puts together.
+pub(super) struct Parts {
+    pub options: NodeOptions,
+    pub env: Env,
+    pub record: NodeRecord,
+    pub tree_context: TreeContext,
+    pub tree_options: TreeOptions,
+    pub shards: Box<[ShardSlot]>,
+    pub pools: Pools,
+    pub budget: Arc<Budget>,
+    pub batch_lane: flume::Sender<BatchRequest>,
+    pub lock: DirectoryLock,
+    pub next_seqno: SeqNo,
+    pub clock_high_ms: u64,
+}
+
+impl NodeCore {
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts { options, env, record, tree_context, tree_options, shards, pools, budget, .. } = parts;
+        Self {
+            router: Router { hash_seed: record.hash_seed, shards: record.shards },
+            accountant: Accountant::new(options.memtable_bytes, shards.len()),
+            grants: GrantBook::new(options.flush_workers, options.compaction_workers, Arc::clone(&budget)),
+            message_admission: Admission::new(options.queue_bytes / 4),
+            cache: Arc::clone(&tree_context.cache),
+            batch_lane: Mutex::new(Some(parts.batch_lane)),
+            void_batches: Mutex::default(),
+            coordinator: OnceLock::new(),
+            threads: Mutex::default(),
+            reopening: Mutex::new(()),
+            lifecycle: Lifecycle::new(parts.lock),
+            progress: watch::Sender::new(0),
+            memory_freed: Notify::new(),
+            counters: Counters::default(),
+            next_seqno: AtomicU64::new(parts.next_seqno.get()),
+            clock_ms: AtomicU64::new(parts.clock_high_ms),
+            options,
+            env,
+            record,
+            tree_context,
+            tree_options,
+            shards,
+            budget,
+            pools,
+        }
+    }
+
+    /// The present incarnation of a shard.
+    ///
+    /// # Errors
+    /// Why the shard did not open.
+    pub(super) fn shard(&self, index: usize) -> Result<Arc<ShardCore>> {
+        let slot =
+            self.shards.get(index).ok_or_else(|| Error::internal("a shard index beyond the node's"))?;
+        slot.load().open().cloned()
+    }
+
+    /// How many bytes may wait at one shard: twice its even share, so that a hot shard may have more.
+    pub(super) fn shard_queue_bytes(&self) -> u64 {
+        (self.options.queue_bytes * 2 / u64::from(self.record.shards)).clamp(1, self.options.queue_bytes)
+    }
+
+    /// Every shard that is open.
+    pub(super) fn open_shards(&self) -> impl Iterator<Item = Arc<ShardCore>> + '_ {
+        self.shards.iter().filter_map(|slot| slot.load().open().ok().cloned())
+    }
+
+    /// Takes `count` sequence numbers; returns the first.
+    pub(super) fn take_seqnos(&self, count: u64) -> SeqNo {
+        SeqNo(self.next_seqno.fetch_add(count, Ordering::AcqRel))
+    }
+
+    /// The next sequence number that a turn will take: no read that begins later sees less than what is below it.
+    pub(super) fn seqno_watermark(&self) -> SeqNo {
+        SeqNo(self.next_seqno.load(Ordering::Acquire))
+    }
+
+    /// The node's time in milliseconds since the epoch; never goes backwards.
+    pub(super) fn now_ms(&self) -> u64 {
+        let wall = self.env.clock.wall_ms();
+        self.clock_ms.fetch_max(wall, Ordering::AcqRel).max(wall)
+    }
+
+    /// Makes everything that the shard's log holds durable, and, because a batch counts as durable only when
+    /// it is so everywhere, every other log that holds an unsynced cross-shard frame.
+    ///
+    /// # Errors
+    /// `Poisoned` when a sync fails now or failed before.
+    pub(super) fn sync_with_batches(&self, shard: &ShardCore) -> Result<()> {
+        let others: Vec<_> = self
+            .open_shards()
+            .filter(|other| other.index != shard.index && other.tree.wal().has_unsynced_batch())
+            .collect();
+        self.sync_logs(shard, &others)
+    }
+
+    /// Syncs every log that holds an unsynced cross-shard frame.
+    ///
+    /// # Errors
+    /// `Poisoned` when a sync fails now or failed before.
+    pub(super) fn sync_all_batches(&self) -> Result<()> {
+        let with_batches: Vec<_> =
+            self.open_shards().filter(|shard| shard.tree.wal().has_unsynced_batch()).collect();
+        match with_batches.split_first() {
+            Some((first, others)) => self.sync_logs(first, others),
+            None => Ok(()),
+        }
+    }
+
+    /// Syncs one log on this thread and the others beside it.
+    pub(super) fn sync_logs(&self, mine: &ShardCore, others: &[Arc<ShardCore>]) -> Result<()> {
+        let (done, results) = flume::unbounded();
+        for other in others {
+            let (wal, done) = (Arc::clone(other.tree.wal()), done.clone());
+            self.pools.sync.submit(Box::new(move || {
+                let _ = done.send(wal.sync().map(|_| ()));
+            }))?;
+        }
+        drop(done);
+        let mut result = note_sync(mine, mine.tree.wal().sync().map(|_| ()));
+        for _ in others {
+            let other = results.recv().unwrap_or_else(|_| Err(Error::internal("a sync worker panicked")));
+            result = result.and(other);
+        }
+        result
+    }
+
+    pub(super) fn note_append_failure(&self, shard: &ShardCore, error: &Error) {
+        tracing::warn!(shard = shard.index, error = %error, "a write could not be appended to the log");
+        self.tell_news(shard);
+    }
+
+    /// Brings the account of a shard's memory up to date, and has whoever should seal do so. What counts is
+    /// the present incarnation, also when an old one's job asks.
+    pub(super) fn note_memory(&self, index: usize) {
+        let Some(slot) = self.shards.get(index) else { return };
+        let largest = self.accountant.note(index, || match slot.load().open() {
+            Ok(shard) => {
+                let load = shard.tree.load();
+                if load.flush_due || shard.tree.wants_segment() {
+                    self.tell_news(shard);
+                }
+                (load.active_bytes, load.sealed_bytes)
+            }
+            Err(_) => (0, 0),
+        });
+        if let Some(largest) = largest
+            && let Ok(other) = self.shard(largest)
+        {
+            other.ask_to_seal();
+        }
+    }
+
+    /// Has the coordinator look at the shards, once until it does.
+    pub(super) fn tell_news(&self, shard: &ShardCore) {
+        if !shard.news.swap(true, Ordering::AcqRel)
+            && let Some(coordinator) = self.coordinator.get()
+        {
+            coordinator.do_send(LookAgain);
+        }
+    }
+
+    /// Tells the coordinator that this incarnation is dead.
+    pub(super) fn tell_failed(&self, shard: &ShardCore) {
+        if let Some(coordinator) = self.coordinator.get() {
+            coordinator.do_send(ShardFailed { shard: shard.index });
+        }
+    }
+
+    /// Tells everyone who waits for background work that something has changed.
+    pub(super) fn note_progress(&self) {
+        self.progress.send_modify(|count| *count = count.wrapping_add(1));
+        self.memory_freed.notify_waiters();
+    }
+
+    /// Waits while the memtables of the node are full and a flush will give memory back.
+    ///
+    /// # Errors
+    /// Why this shard's flushes fail, if that is what is being waited for; `Closed`.
+    pub(super) async fn wait_for_memory(&self, shard: &ShardCore) -> Result<()> {
+        if !self.accountant.full() {
+            return Ok(());
+        }
+        let started = self.env.clock.monotonic();
+        self.counters.stalls.fetch_add(1, Ordering::Relaxed);
+        loop {
+            let freed = self.memory_freed.notified();
+            if !self.accountant.full() {
+                break;
+            }
+            self.lifecycle.check_open()?;
+            if let Some(error) = shard.job_error() {
+                return Err(error.context("the memtables are full and cannot be flushed"));
+            }
+            self.tell_news(shard);
+            freed.await;
+        }
+        let waited = self.env.clock.monotonic().saturating_sub(started);
+        self.counters.stall_ns.fetch_add(duration_ns(waited), Ordering::Relaxed);
+        tracing::debug!(shard = shard.index, waited_us = waited.as_micros(), "a writer waited for a flush");
+        Ok(())
+    }
+}
+
+/// Logs a failed sync of a shard's log; the log itself refuses everything from then on.
+pub(super) fn note_sync(shard: &ShardCore, result: Result<()>) -> Result<()> {
+    if let Err(error) = &result
+        && shard.check_writable().is_ok()
+    {
+        tracing::error!(shard = shard.index, error = %error, "a sync failed: the shard refuses writes until it is re-opened");
+        shard.fail(Error::with_source(
+            ErrorKind::Poisoned,
+            format!(
+                "a sync of shard {} failed: it refuses writes until it is re-opened (`reopen_shards`)",
+                shard.index
+            ),
+            error.clone(),
+        ));
+    }
+    result
+}
+
+fn duration_ns(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,100 @@
+//! What waits in a shard's inbox for its turn.
+
+use bytes::Bytes;
+
+use super::{
+    admission::Permit,
+    options::Durability,
+    step::{ChangeFn, StepDone},
+};
+use crate::{
+    entry::ValueKind,
+    error::{Error, Result},
+    key::KeyHash,
+    tree::WriteOp,
+};
+
+/// One request; its permit is given back when the turn that ran it has replied.
+pub(super) struct WriteRequest {
+    pub work: Work,
+    pub durability: Durability,
+    /// Held until the request is done; none for requests that hold no bytes.
+    pub _permit: Option<Permit>,
+}
+
+pub(super) enum Work {
+    /// Steps that are independent of each other, in this order.
+    Steps { steps: Vec<TurnStep>, reply: oneshot::Sender<Vec<StepResult>> },
+    /// Writes that happen all or not at all.
+    Batch { writes: Vec<OwnedWrite>, reply: oneshot::Sender<Result<()>> },
+    /// Seals the active memtable.
+    Seal { reply: Option<oneshot::Sender<Result<()>>> },
+}
+
+/// A write that owns its bytes.
+#[derive(Clone, Debug)]
+pub(super) struct OwnedWrite {
+    pub hash: KeyHash,
+    pub key: Bytes,
+    /// `None` deletes.
+    pub value: Option<Bytes>,
+}
+
+impl OwnedWrite {
+    pub(super) fn op(&self) -> WriteOp<'_> {
+        WriteOp {
+            hash: self.hash,
+            key: &self.key,
+            kind: if self.value.is_some() { ValueKind::Put } else { ValueKind::Delete },
+            value: self.value.as_deref().unwrap_or_default(),
+            expires_at_ms: None,
+        }
+    }
+}
+
+/// A step with its key hashed and, for an update, with what was read for it before the turn.
+pub(super) struct TurnStep {
+    pub hash: KeyHash,
+    pub key: Bytes,
+    pub action: Action,
+}
+
+pub(super) enum Action {
+    Put(Bytes),
+    Delete,
+    Update { base: Base, change: ChangeFn },
+}
+
+/// What the tables said of an update's key before the turn. It holds as long as no flush has moved newer
+/// versions from memory to tables meanwhile.
+#[derive(Clone, Debug)]
+pub(super) struct Base {
+    pub flush_count: u64,
+    pub value: Option<Bytes>,
+}
+
+pub(super) enum StepResult {
+    Done(StepDone),
+    Failed(Error),
+    /// A flush has moved what the step had read: read it again and hand the step in again.
+    Stale(TurnStep),
+}
+
+impl WriteRequest {
+    /// Tells the caller that nothing of the request was written.
+    pub(super) fn refuse(self, error: &Error) {
+        match self.work {
+            Work::Steps { steps, reply } => {
+                let _ = reply.send(steps.iter().map(|_| StepResult::Failed(error.clone())).collect());
+            }
+            Work::Batch { reply, .. } => {
+                let _ = reply.send(Err(error.clone()));
+            }
+            Work::Seal { reply } => {
+                if let Some(reply) = reply {
+                    let _ = reply.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+}

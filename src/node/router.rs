@@ -1,0 +1,26 @@
+//! Which shard a key belongs to: the one place that turns a key into its hash.
+
+use crate::key::KeyHash;
+
+/// Routes keys to shards. Seed and shard count come from the node's NODE file and never change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Router {
+    /// The seed of the key hash.
+    pub hash_seed: u64,
+    /// The number of shards, at least 1.
+    pub shards: u32,
+}
+
+impl Router {
+    /// The key's hash.
+    #[inline]
+    pub(super) fn hash(self, key: &[u8]) -> KeyHash {
+        KeyHash::of(key, self.hash_seed)
+    }
+
+    /// The shard of a hash.
+    #[inline]
+    pub(super) fn shard(self, hash: KeyHash) -> usize {
+        hash.shard(self.shards) as usize
+    }
+}

@@ -1,0 +1,123 @@
+//! Which shard may flush or compact next: a pure function of every shard's load and the free workers.
+//! The coordinator asks it; grants carry the answer out.
+
+use std::time::Duration;
+
+/// What the scheduler knows of one shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct ShardLoad {
+    /// The shard's index.
+    pub shard: usize,
+    /// Bytes in sealed memtables that wait to be flushed.
+    pub sealed_bytes: u64,
+    /// Whether a flush of this shard runs.
+    pub flush_running: bool,
+    /// How far the tree is from its healthy shape; at 1 and above a compaction is due.
+    pub compaction_score: f64,
+    /// How many compactions of this shard run.
+    pub compactions_running: usize,
+    /// How long a compaction has been due without one being granted.
+    pub waited: Duration,
+    /// Nothing is granted to this shard before this moment: its last job failed, or it is being re-opened.
+    pub not_before: Option<Duration>,
+}
+
+/// How many jobs of each kind may start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct FreeWorkers {
+    /// Flushes.
+    pub flush: usize,
+    /// Compactions.
+    pub compaction: usize,
+}
+
+/// A job that may start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// Flush the shard with this index.
+    Flush(usize),
+    /// Compact in the shard with this index.
+    Compact(usize),
+}
+
+/// A shard that waits this long doubles its score, so that none starves behind busier ones.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Chooses the jobs to start now. Flushes go first, most bytes first; then compactions, by score, which
+/// grows with waiting; a shard with fewer running compactions goes before its equals.
+pub(super) fn decide(now: Duration, loads: &[ShardLoad], free: FreeWorkers) -> Vec<Decision> {
+    let ready = |load: &&ShardLoad| load.not_before.is_none_or(|at| at <= now);
+    let mut flushes: Vec<_> =
+        loads.iter().filter(ready).filter(|load| load.sealed_bytes > 0 && !load.flush_running).collect();
+    flushes.sort_by_key(|load| std::cmp::Reverse(load.sealed_bytes));
+
+    let mut compactions: Vec<_> =
+        loads.iter().filter(ready).filter(|load| load.compaction_score >= 1.0).collect();
+    compactions.sort_by(|a, b| urgency(b).total_cmp(&urgency(a)));
+
+    let flushes = flushes.into_iter().take(free.flush).map(|load| Decision::Flush(load.shard));
+    let compactions = compactions.into_iter().take(free.compaction).map(|load| Decision::Compact(load.shard));
+    flushes.chain(compactions).collect()
+}
+
+fn urgency(load: &ShardLoad) -> f64 {
+    let patience = 1.0 + load.waited.as_secs_f64() / PATIENCE.as_secs_f64();
+    #[expect(clippy::cast_precision_loss, reason = "a count of running jobs is tiny")]
+    let crowd = 1.0 + load.compactions_running as f64;
+    load.compaction_score * patience / crowd
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FREE: FreeWorkers = FreeWorkers { flush: 1, compaction: 1 };
+
+    fn due(shard: usize, score: f64) -> ShardLoad {
+        ShardLoad { shard, compaction_score: score, ..ShardLoad::default() }
+    }
+
+    #[test]
+    fn the_fullest_shard_flushes_first_and_only_once() {
+        let sealed = |shard, sealed_bytes| ShardLoad { shard, sealed_bytes, ..ShardLoad::default() };
+        let mut loads = [sealed(0, 5), sealed(1, 9), sealed(2, 0)];
+        assert_eq!(decide(Duration::ZERO, &loads, FREE), [Decision::Flush(1)]);
+        loads[1].flush_running = true;
+        assert_eq!(decide(Duration::ZERO, &loads, FREE), [Decision::Flush(0)]);
+    }
+
+    #[test]
+    fn a_shard_that_failed_waits_and_then_goes_on() {
+        let load = ShardLoad { not_before: Some(Duration::from_secs(2)), ..due(0, 3.0) };
+        assert_eq!(decide(Duration::from_secs(1), &[load], FREE), []);
+        assert_eq!(decide(Duration::from_secs(2), &[load], FREE), [Decision::Compact(0)]);
+    }
+
+    #[test]
+    fn a_healthy_shape_is_left_alone() {
+        assert_eq!(decide(Duration::ZERO, &[due(0, 0.99), due(1, 0.0)], FREE), []);
+    }
+
+    /// Every shard stays due for ever, some far more urgently: with one worker, whose every job takes 100 ms,
+    /// each shard is served within a bound.
+    #[test]
+    fn no_shard_starves_among_4096() {
+        const SHARDS: usize = 4096;
+        let tick = Duration::from_millis(100);
+        let mut loads: Vec<_> = (0..SHARDS).map(|i| due(i, if i % 64 == 0 { 10.0 } else { 1.0 })).collect();
+        let mut longest = Duration::ZERO;
+        for _ in 0..SHARDS * 4 {
+            let [Decision::Compact(chosen)] = decide(Duration::ZERO, &loads, FREE)[..] else {
+                panic!("one compaction is granted at each tick")
+            };
+            for load in &mut loads {
+                load.waited += tick;
+            }
+            longest = longest.max(loads[chosen].waited);
+            loads[chosen].waited = Duration::ZERO;
+        }
+        let never = loads.iter().map(|load| load.waited).max().unwrap();
+        println!("longest wait of {SHARDS} shards: {longest:?} (still waiting: {never:?})");
+        assert!(longest.max(never) < tick * 2 * 4096, "longest wait {longest:?}, still waiting {never:?}");
+    }
+}

@@ -1,0 +1,94 @@
+//! What a node tells of itself.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use super::{budget::IoClass, node_core::NodeCore};
+use crate::{
+    error::Result,
+    tree::{TreeLoad, TreeStats},
+};
+
+/// A picture of the node, taken shard by shard.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct NodeStats {
+    /// Each shard, by its index.
+    pub shards: Vec<ShardStats>,
+    /// Bytes in active memtables of all shards, indexes included.
+    pub active_memtable_bytes: u64,
+    /// Bytes in sealed memtables that wait to be flushed.
+    pub sealed_memtable_bytes: u64,
+    /// Bytes in the block cache.
+    pub block_cache_bytes: u64,
+    /// Block reads that the cache answered.
+    pub block_cache_hits: u64,
+    /// Block reads that it did not.
+    pub block_cache_misses: u64,
+    /// Background bytes that flushes have read and written since the open.
+    pub flush_io_bytes: u64,
+    /// Background bytes that compactions have read and written since the open.
+    pub compaction_io_bytes: u64,
+    /// The I/O budget in bytes per second; `None`: unlimited.
+    pub io_budget_bytes_per_second: Option<u64>,
+    /// How often a writer waited because the memtables were full.
+    pub stalls: u64,
+    /// How long writers waited so, together.
+    pub stalled: Duration,
+    /// How often a shard was re-opened after a failure.
+    pub reopens: u64,
+}
+
+/// One shard.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct ShardStats {
+    /// Why the shard takes no writes, or is not open at all; `None`: it is well.
+    pub trouble: Option<String>,
+    /// Bytes of requests that wait to be written.
+    pub queued_bytes: u64,
+    /// What the tree holds and owes now.
+    pub load: TreeLoad,
+    /// The tree's levels and what its background work has done.
+    pub tree: TreeStats,
+}
+
+impl NodeCore {
+    /// The node's stats.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub(super) fn stats(&self) -> Result<NodeStats> {
+        self.lifecycle.check_open()?;
+        let (active, sealed) = self.accountant.totals();
+        let cache = self.cache.stats();
+        Ok(NodeStats {
+            shards: (0..self.shards.len()).map(|index| self.shard_stats(index)).collect(),
+            active_memtable_bytes: active,
+            sealed_memtable_bytes: sealed,
+            block_cache_bytes: cache.bytes,
+            block_cache_hits: cache.hits,
+            block_cache_misses: cache.misses,
+            flush_io_bytes: self.budget.paid(IoClass::Flush),
+            compaction_io_bytes: self.budget.paid(IoClass::Compaction),
+            io_budget_bytes_per_second: self.budget.rate(),
+            stalls: self.counters.stalls.load(Ordering::Relaxed),
+            stalled: Duration::from_nanos(self.counters.stall_ns.load(Ordering::Relaxed)),
+            reopens: self.counters.reopens.load(Ordering::Relaxed),
+        })
+    }
+
+    fn shard_stats(&self, index: usize) -> ShardStats {
+        match self.shard(index) {
+            Err(error) => ShardStats { trouble: Some(error.to_string()), ..ShardStats::default() },
+            Ok(shard) => ShardStats {
+                trouble: shard
+                    .health()
+                    .or_else(|| shard.tree.writable().err())
+                    .map(|error| error.to_string()),
+                queued_bytes: shard.admission.waiting_bytes(),
+                load: shard.tree.load(),
+                tree: shard.tree.stats(),
+            },
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! A shard's turn: everything that waits is staged, appended to the log with one `write`, synced once if
+//! anyone asked, applied to the memtable, published, answered. A turn never reads the disk.
+//!
+//! ```text
+//!  requests ─► stage (conditions, updates) ─► append ─► sync? ─► apply ─► reply
+//!                 │ a request may fail alone     │ all staged requests fail together
+//! ```
+
+use std::{
+    collections::HashSet,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use bytes::Bytes;
+
+use super::{
+    node_core::NodeCore,
+    options::Durability,
+    request::{Action, OwnedWrite, StepResult, TurnStep, Work, WriteRequest},
+    shard_core::{ShardCore, Turn, outcome_unknown},
+    step::{Change, StepDone},
+};
+use crate::{
+    entry::ValueKind,
+    error::{Error, Result},
+    key::{KeyHash, check_value},
+    tree::{TreeWriter, WriteOp, is_visible},
+    wal::FrameKind,
+};
+
+impl NodeCore {
+    /// Runs one turn with these requests and answers them. Never panics.
+    pub(super) fn run_turn(&self, shard: &ShardCore, mut turn: Turn<'_>, requests: Vec<WriteRequest>) {
+        if let Err(error) = shard.check_takes_writes() {
+            for request in requests {
+                request.refuse(&error);
+            }
+            return;
+        }
+        let writer = &mut *turn.writer;
+        // On a panic the requests are dropped while unwinding, and each caller learns that its outcome is unknown.
+        let ran = catch_unwind(AssertUnwindSafe(|| self.run_requests(shard, writer, requests)));
+        if ran.is_err() {
+            self.shard_panicked(shard);
+        } else {
+            self.after_turn(shard, writer);
+        }
+    }
+
+    /// Runs one turn in place with a single write of a caller that waits for it.
+    ///
+    /// # Errors
+    /// As a put.
+    pub(super) fn run_lone_write(
+        &self,
+        shard: &ShardCore,
+        mut turn: Turn<'_>,
+        op: &WriteOp<'_>,
+        durability: Durability,
+    ) -> Result<()> {
+        shard.check_takes_writes()?;
+        let writer = &mut *turn.writer;
+        let ran = catch_unwind(AssertUnwindSafe(|| {
+            writer.begin_frame(FrameKind::Data);
+            writer.stage(op);
+            writer.end_frame();
+            self.commit(shard, writer, durability == Durability::Synced)
+        }));
+        let Ok(result) = ran else {
+            self.shard_panicked(shard);
+            return Err(outcome_unknown());
+        };
+        self.after_turn(shard, writer);
+        result
+    }
+
+    fn run_requests(&self, shard: &ShardCore, writer: &mut TreeWriter, requests: Vec<WriteRequest>) {
+        let mut synced = false;
+        let mut answers = Vec::with_capacity(requests.len());
+        writer.begin_frame(FrameKind::Data);
+        for WriteRequest { work, durability, _permit: permit } in requests {
+            let before = writer.staged_ops();
+            answers.push((self.stage(writer, work), permit));
+            synced |= durability == Durability::Synced && writer.staged_ops() > before;
+        }
+        writer.end_frame();
+        let result = if writer.staged_ops() > 0 {
+            self.commit(shard, writer, synced)
+        } else {
+            writer.abandon();
+            Ok(())
+        };
+        for (answer, permit) in answers {
+            answer.send(&result, writer);
+            drop(permit);
+        }
+    }
+
+    /// Appends what is staged, syncs if asked, and applies it.
+    fn commit(&self, shard: &ShardCore, writer: &mut TreeWriter, synced: bool) -> Result<()> {
+        let started = self.env.clock.monotonic();
+        let first = self.take_seqnos(writer.staged_ops());
+        if let Err(error) = writer.append(first) {
+            writer.abandon();
+            self.note_append_failure(shard, &error);
+            return Err(error);
+        }
+        shard.note_turn(nanos(self.env.clock.monotonic().saturating_sub(started)));
+        if synced && let Err(error) = self.sync_with_batches(shard) {
+            writer.abandon();
+            return Err(error);
+        }
+        writer.apply();
+        Ok(())
+    }
+
+    /// What a turn leaves for others: memory to account, a memtable to seal or flush.
+    pub(super) fn after_turn(&self, shard: &ShardCore, writer: &mut TreeWriter) {
+        let seal = self.accountant.take_seal_request(shard.index);
+        if seal && let Err(error) = writer.seal() {
+            // The memtable stays active and the next turn that finds no room tries again, and fails if it must.
+            tracing::warn!(shard = shard.index, error = %error, "cannot seal the memtable");
+        }
+        self.note_memory(shard.index);
+    }
+
+    fn shard_panicked(&self, shard: &ShardCore) {
+        shard.fail(Error::busy(format!(
+            "shard {} has failed and is being re-opened: try again in a moment",
+            shard.index
+        )));
+        self.tell_failed(shard);
+    }
+
+    /// Stages one request; what it returns answers the caller once the turn's outcome is known.
+    fn stage(&self, writer: &mut TreeWriter, work: Work) -> Answer {
+        match work {
+            Work::Steps { steps, reply } => Answer::Steps { results: self.stage_steps(writer, steps), reply },
+            Work::Batch { writes, reply } => {
+                writes.iter().map(OwnedWrite::op).for_each(|op| writer.stage(&op));
+                Answer::Batch(reply)
+            }
+            Work::Seal { reply } => Answer::Seal(reply),
+        }
+    }
+
+    fn stage_steps(&self, writer: &mut TreeWriter, steps: Vec<TurnStep>) -> Vec<StepResult> {
+        // Once a step is stale, the later steps of its key wait with it, so that their order stays.
+        let mut stale: HashSet<KeyHash> = HashSet::new();
+        steps
+            .into_iter()
+            .map(|step| {
+                if stale.contains(&step.hash) {
+                    return StepResult::Stale(step);
+                }
+                let hash = step.hash;
+                let result = self.stage_step(writer, step);
+                if matches!(result, StepResult::Stale(_)) {
+                    stale.insert(hash);
+                }
+                result
+            })
+            .collect()
+    }
+
+    fn stage_step(&self, writer: &mut TreeWriter, step: TurnStep) -> StepResult {
+        let TurnStep { hash, key, action } = step;
+        let (base, change) = match action {
+            Action::Put(value) => {
+                writer.stage(&OwnedWrite { hash, key, value: Some(value) }.op());
+                return StepResult::Done(StepDone::default());
+            }
+            Action::Delete => {
+                writer.stage(&OwnedWrite { hash, key, value: None }.op());
+                return StepResult::Done(StepDone::default());
+            }
+            Action::Update { base, change } => (base, change),
+        };
+        let now_ms = self.now_ms();
+        let in_memory = writer.newest_in_memory(hash, &key).map(|entry| {
+            is_visible(entry.kind, entry.expires_at_ms, now_ms).then(|| Bytes::copy_from_slice(entry.value))
+        });
+        let previous = match in_memory {
+            Some(value) => value,
+            None if base.flush_count == writer.flush_count() => base.value,
+            None => {
+                return StepResult::Stale(TurnStep { hash, key, action: Action::Update { base, change } });
+            }
+        };
+        let called = catch_unwind(AssertUnwindSafe(|| change(previous.as_deref())));
+        let change = match called {
+            Ok(Ok(change)) => change,
+            Ok(Err(error)) => return StepResult::Failed(error),
+            Err(_) => {
+                return StepResult::Failed(Error::internal(
+                    "the update's closure panicked; nothing was written",
+                ));
+            }
+        };
+        let current = match change {
+            Change::Keep => previous.clone(),
+            Change::Put(value) => {
+                if let Err(error) = check_value(&value) {
+                    return StepResult::Failed(error);
+                }
+                writer.stage(&OwnedWrite { hash, key, value: Some(value.clone()) }.op());
+                Some(value)
+            }
+            Change::Delete => {
+                writer.stage(&WriteOp {
+                    hash,
+                    key: &key,
+                    kind: ValueKind::Delete,
+                    value: &[],
+                    expires_at_ms: None,
+                });
+                None
+            }
+        };
+        StepResult::Done(StepDone { previous, current })
+    }
+}
+
+/// A caller that waits for the turn's outcome.
+enum Answer {
+    Steps { results: Vec<StepResult>, reply: oneshot::Sender<Vec<StepResult>> },
+    Batch(oneshot::Sender<Result<()>>),
+    Seal(Option<oneshot::Sender<Result<()>>>),
+}
+
+impl Answer {
+    fn send(self, result: &Result<()>, writer: &mut TreeWriter) {
+        match self {
+            Self::Steps { mut results, reply } => {
+                if let Err(error) = result {
+                    fail_done_steps(&mut results, error);
+                }
+                let _ = reply.send(results);
+            }
+            Self::Batch(reply) => {
+                let _ = reply.send(result.clone());
+            }
+            Self::Seal(reply) => {
+                let sealed = writer.seal();
+                if let Some(reply) = reply {
+                    let _ = reply.send(sealed);
+                }
+            }
+        }
+    }
+}
+
+/// The turn failed: what it would have done is not done.
+fn fail_done_steps(results: &mut [StepResult], error: &Error) {
+    for result in results {
+        if matches!(result, StepResult::Done(_)) {
+            *result = StepResult::Failed(error.clone());
+        }
+    }
+}
+
+fn nanos(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

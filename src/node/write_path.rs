@@ -1,0 +1,314 @@
+//! How a write gets from a handle to a turn: checked, hashed, routed; in place when the shard is idle,
+//! through admission and the inbox otherwise.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+
+use super::{
+    admission::Permit,
+    batch::BatchRequest,
+    node_core::NodeCore,
+    options::Durability,
+    request::{Action, Base, OwnedWrite, StepResult, TurnStep, Work, WriteRequest},
+    shard_core::{ShardCore, outcome_unknown},
+    step::{Step, StepDone},
+    write_batch::WriteBatch,
+};
+use crate::{
+    entry::ValueKind,
+    error::{Error, Result},
+    key::{KeyHash, check_key, check_value},
+    tree::WriteOp,
+};
+
+/// Whose thread it is: whether it may wait for the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Caller {
+    /// A thread of an async runtime: nothing on it may wait for the disk.
+    Async,
+    /// A thread that waits.
+    Blocking,
+}
+
+/// A put or delete in place needs no bytes of its own.
+pub(super) struct LoneWrite<'a> {
+    pub key: &'a [u8],
+    /// `None` deletes.
+    pub value: Option<&'a [u8]>,
+}
+
+impl NodeCore {
+    /// Writes one key on this thread, if its shard is idle and the thread may.
+    pub(super) fn try_write_in_place(
+        &self,
+        write: &LoneWrite<'_>,
+        durability: Durability,
+        caller: Caller,
+    ) -> Option<Result<()>> {
+        let hash = self.router.hash(write.key);
+        let slot = self.shards.get(self.router.shard(hash))?.load();
+        let shard = slot.open().ok()?;
+        if self.lifecycle.check_open().is_err() || !self.may_run_in_place(shard, durability, caller) {
+            return None;
+        }
+        let turn = shard.try_turn_in_place()?;
+        let op = WriteOp {
+            hash,
+            key: write.key,
+            kind: if write.value.is_some() { ValueKind::Put } else { ValueKind::Delete },
+            value: write.value.unwrap_or_default(),
+            expires_at_ms: None,
+        };
+        Some(self.run_lone_write(shard, turn, &op, durability))
+    }
+
+    /// Writes one key that owns its bytes.
+    ///
+    /// # Errors
+    /// As a put.
+    pub(super) async fn write_one(
+        &self,
+        key: Bytes,
+        value: Option<Bytes>,
+        durability: Durability,
+        caller: Caller,
+        permit: Option<Permit>,
+    ) -> Result<()> {
+        check_key(&key)?;
+        value.as_deref().map_or(Ok(()), check_value)?;
+        self.lifecycle.check_open()?;
+        let write = LoneWrite { key: &key, value: value.as_deref() };
+        if let Some(done) = self.try_write_in_place(&write, durability, caller) {
+            return done;
+        }
+        let hash = self.router.hash(&key);
+        let shard = self.shard(self.router.shard(hash))?;
+        let bytes = key.len() + value.as_ref().map_or(0, Bytes::len);
+        let action = value.map_or(Action::Delete, Action::Put);
+        let (reply, answer) = oneshot::channel();
+        let work = Work::Steps { steps: vec![TurnStep { hash, key, action }], reply };
+        self.dispatch(&shard, work, bytes, durability, caller, permit).await?;
+        let results = answer.await.map_err(|_| outcome_unknown())?;
+        match results.into_iter().next() {
+            Some(StepResult::Done(_)) => Ok(()),
+            Some(StepResult::Failed(error)) => Err(error),
+            Some(StepResult::Stale(_)) | None => Err(Error::internal("a put came back undone")),
+        }
+    }
+
+    /// Runs steps; same-shard ones in their order, in one turn where they can.
+    pub(super) async fn run_steps(
+        &self,
+        steps: Vec<Step>,
+        durability: Durability,
+        caller: Caller,
+    ) -> Vec<Result<StepDone>> {
+        let mut results: Vec<Result<StepDone>> =
+            steps.iter().map(|_| Err(Error::internal("a step was not run"))).collect();
+        let mut by_shard: BTreeMap<usize, Vec<(usize, Step)>> = BTreeMap::new();
+        for (place, step) in steps.into_iter().enumerate() {
+            match self.check_step(&step) {
+                Ok(index) => by_shard.entry(index).or_default().push((place, step)),
+                Err(error) => put_result(&mut results, place, Err(error)),
+            }
+        }
+        // All shards' requests are handed in before the first answer is awaited.
+        let runs =
+            by_shard.into_iter().map(|(index, steps)| self.run_shard_steps(index, steps, durability, caller));
+        for (place, result) in futures_util::future::join_all(runs).await.into_iter().flatten() {
+            put_result(&mut results, place, result);
+        }
+        results
+    }
+
+    /// Writes a batch: all or nothing.
+    ///
+    /// # Errors
+    /// As a put.
+    pub(super) async fn write_batch(
+        &self,
+        batch: WriteBatch,
+        caller: Caller,
+        permit: Option<Permit>,
+    ) -> Result<()> {
+        batch.check()?;
+        self.lifecycle.check_open()?;
+        let durability = batch.durability.unwrap_or(self.options.durability);
+        let bytes = batch.bytes();
+        let mut parts = self.split(batch);
+        let Some(first) = parts.first_entry() else { return Ok(()) };
+        let first_shard = self.shard(*first.key())?;
+        if parts.len() == 1 {
+            let writes = parts.into_values().next().unwrap_or_default();
+            let (reply, answer) = oneshot::channel();
+            let work = Work::Batch { writes, reply };
+            self.dispatch(&first_shard, work, bytes, durability, caller, permit).await?;
+            return answer.await.unwrap_or_else(|_| Err(outcome_unknown()));
+        }
+        if self.may_run_in_place(&first_shard, durability, caller)
+            && let Some(done) = self.try_batch_in_place(&parts, durability)
+        {
+            return done;
+        }
+        self.wait_for_memory(&first_shard).await?;
+        let permit = match permit {
+            Some(permit) => permit,
+            None => first_shard.admission.acquire(bytes).await?,
+        };
+        let lane = self.batch_lane.lock().clone().ok_or_else(Error::closed)?;
+        let (reply, answer) = oneshot::channel();
+        let request = BatchRequest { parts, durability, reply, _permit: Some(permit) };
+        lane.send_async(request).await.map_err(|_| Error::closed())?;
+        drop(lane);
+        answer.await.unwrap_or_else(|_| Err(outcome_unknown()))
+    }
+
+    /// The writes of each shard. Of several writes of one key the last stays.
+    fn split(&self, batch: WriteBatch) -> BTreeMap<usize, Vec<OwnedWrite>> {
+        let mut last: HashMap<Bytes, usize> = HashMap::with_capacity(batch.writes.len());
+        for (place, (key, _)) in batch.writes.iter().enumerate() {
+            last.insert(key.clone(), place);
+        }
+        let mut parts: BTreeMap<usize, Vec<OwnedWrite>> = BTreeMap::new();
+        for (place, (key, value)) in batch.writes.into_iter().enumerate() {
+            if last.get(&key) == Some(&place) {
+                let hash = self.router.hash(&key);
+                parts.entry(self.router.shard(hash)).or_default().push(OwnedWrite { hash, key, value });
+            }
+        }
+        parts
+    }
+
+    /// Runs a request's turn on this thread if the shard is idle, and queues it otherwise.
+    ///
+    /// # Errors
+    /// Nothing was written: the shard takes no writes, or the node is closed.
+    pub(super) async fn dispatch(
+        &self,
+        shard: &Arc<ShardCore>,
+        work: Work,
+        bytes: usize,
+        durability: Durability,
+        caller: Caller,
+        permit: Option<Permit>,
+    ) -> Result<()> {
+        if self.may_run_in_place(shard, durability, caller)
+            && let Some(turn) = shard.try_turn_in_place()
+        {
+            self.run_turn(shard, turn, vec![WriteRequest { work, durability, _permit: permit }]);
+            return Ok(());
+        }
+        self.wait_for_memory(shard).await?;
+        let permit = match permit {
+            Some(permit) => permit,
+            None => shard.admission.acquire(bytes).await?,
+        };
+        shard.send(WriteRequest { work, durability, _permit: Some(permit) }).await
+    }
+
+    /// A turn waits for one `write`, and for the disk if a sync is asked: an async caller's thread runs it
+    /// only while `write`s are quick, and never with a sync.
+    fn may_run_in_place(&self, shard: &ShardCore, durability: Durability, caller: Caller) -> bool {
+        let may_wait =
+            caller == Caller::Blocking || (durability == Durability::Buffered && shard.turns_are_quick());
+        may_wait && !self.accountant.full()
+    }
+
+    fn check_step(&self, step: &Step) -> Result<usize> {
+        self.lifecycle.check_open()?;
+        check_key(step.key())?;
+        if let Step::Put { value, .. } = step {
+            check_value(value)?;
+        }
+        Ok(self.router.shard(self.router.hash(step.key())))
+    }
+
+    async fn run_shard_steps(
+        &self,
+        index: usize,
+        steps: Vec<(usize, Step)>,
+        durability: Durability,
+        caller: Caller,
+    ) -> Vec<(usize, Result<StepDone>)> {
+        let bytes = steps.iter().map(|(_, step)| step.bytes()).sum();
+        let mut done = Vec::with_capacity(steps.len());
+        let mut open: Vec<(usize, TurnStep)> = Vec::with_capacity(steps.len());
+        for (place, step) in steps {
+            match self.turn_step(step, caller).await {
+                Ok(step) => open.push((place, step)),
+                Err(error) => done.push((place, Err(error))),
+            }
+        }
+        while !open.is_empty() {
+            let (places, steps): (Vec<usize>, Vec<TurnStep>) = open.drain(..).unzip();
+            match self.try_steps(index, steps, bytes, durability, caller).await {
+                Err(error) => done.extend(places.into_iter().map(|place| (place, Err(error.clone())))),
+                Ok(results) => {
+                    for (place, result) in places.into_iter().zip(results) {
+                        match result {
+                            StepResult::Done(step) => done.push((place, Ok(step))),
+                            StepResult::Failed(error) => done.push((place, Err(error))),
+                            StepResult::Stale(step) => match self.read_again(step, caller).await {
+                                Ok(step) => open.push((place, step)),
+                                Err(error) => done.push((place, Err(error))),
+                            },
+                        }
+                    }
+                }
+            }
+        }
+        done
+    }
+
+    async fn try_steps(
+        &self,
+        index: usize,
+        steps: Vec<TurnStep>,
+        bytes: usize,
+        durability: Durability,
+        caller: Caller,
+    ) -> Result<Vec<StepResult>> {
+        let shard = self.shard(index)?;
+        let (reply, answer) = oneshot::channel();
+        self.dispatch(&shard, Work::Steps { steps, reply }, bytes, durability, caller, None).await?;
+        answer.await.map_err(|_| outcome_unknown())
+    }
+
+    async fn turn_step(&self, step: Step, caller: Caller) -> Result<TurnStep> {
+        let hash = self.router.hash(step.key());
+        Ok(match step {
+            Step::Put { key, value } => TurnStep { hash, key, action: Action::Put(value) },
+            Step::Delete { key } => TurnStep { hash, key, action: Action::Delete },
+            Step::Update { key, change } => {
+                let base = self.read_base(hash, &key, caller).await?;
+                TurnStep { hash, key, action: Action::Update { base, change } }
+            }
+        })
+    }
+
+    async fn read_again(&self, mut step: TurnStep, caller: Caller) -> Result<TurnStep> {
+        if let Action::Update { base, .. } = &mut step.action {
+            *base = self.read_base(step.hash, &step.key, caller).await?;
+        }
+        Ok(step)
+    }
+
+    /// What an update needs to know of the tables before its turn, which never reads the disk.
+    async fn read_base(&self, hash: KeyHash, key: &Bytes, caller: Caller) -> Result<Base> {
+        let shard = self.shard(self.router.shard(hash))?;
+        let view = shard.tree.view();
+        let flush_count = view.flush_count();
+        let value = self.read_view(view, hash, key, caller).await?;
+        Ok(Base { flush_count, value })
+    }
+}
+
+fn put_result(results: &mut [Result<StepDone>], place: usize, result: Result<StepDone>) {
+    if let Some(slot) = results.get_mut(place) {
+        *slot = result;
+    }
+}

@@ -1,0 +1,384 @@
+//! When the disk fails or fills up, a node says so and nothing acked is lost: a failed sync poisons its shard until
+//! it is re-opened, a full disk refuses writes until there is room; reads and the other shards go on.
+//!
+//! `DBEX_TEST_SEED` repeats a run (up to the order in which threads come to the disk); `DBEX_TEST_SCALE=50` makes it
+//! the long run: so many times the scripts.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+#[path = "support/history.rs"]
+#[expect(dead_code, reason = "only its types are used here")]
+mod history;
+#[path = "support/ledger.rs"]
+mod ledger;
+#[path = "support/random.rs"]
+mod random;
+#[path = "support/report.rs"]
+mod report;
+#[path = "support/sim_node.rs"]
+mod sim_node;
+
+use std::time::Duration;
+
+use dbex::{
+    Clock, Durability, ErrorKind, PutOptions, Result, SystemClock, WriteBatch,
+    blocking::Node,
+    key::KeyHash,
+    storage::sim::{Fault, FaultRule, OpKind, SimStorage, SyncLoss},
+};
+use history::{Key, State};
+use ledger::Ledger;
+use random::{Random, derive};
+use report::{Watchdog, say};
+use sim_node::{HASH_SEED, SHARDS, open, read_all};
+
+const HANGS_AFTER: Duration = Duration::from_mins(5);
+const KEYS: usize = 30;
+const STEPS: usize = 120;
+/// The shard that the faults hit.
+const SICK: u32 = 1;
+const LOSSES: [SyncLoss; 3] = [SyncLoss::PagesMarkedClean, SyncLoss::PagesDropped, SyncLoss::NothingLost];
+
+fn shard_of(key: &[u8]) -> u32 {
+    KeyHash::of(key, HASH_SEED).shard(SHARDS)
+}
+
+/// A writer that goes on after errors, and knows what each key may hold.
+struct Writer {
+    random: Random,
+    ledger: Ledger,
+    written: usize,
+    with_batches: bool,
+    /// The keys that are only ever written together, with one value.
+    together: Vec<Key>,
+}
+
+impl Writer {
+    fn new(seed: u64, with_batches: bool) -> Self {
+        let together = (0..SHARDS).map(|shard| {
+            let keys = (0..).map(|i| format!("together/{i}").into_bytes());
+            keys.into_iter().find(|key| shard_of(key) == shard).unwrap()
+        });
+        let together = together.collect();
+        Self { random: Random::new(seed), ledger: Ledger::default(), written: 0, with_batches, together }
+    }
+
+    fn value(&mut self) -> Vec<u8> {
+        self.written += 1;
+        let mut value = format!("{:07}-", self.written).into_bytes();
+        value.resize(self.random.between(10, 900), b'v');
+        value
+    }
+
+    /// One write, flush or sync; `judge` sees each error with the shards it is about.
+    fn step(&mut self, node: &Node, judge: &mut dyn FnMut(&[u32], &dbex::Error)) {
+        match self.random.below(100) {
+            0..3 => self.settling(node.flush(), judge),
+            3..6 => self.settling(node.sync(), judge),
+            6..26 if self.with_batches => self.write_together(node, judge),
+            6..26 => {
+                let key = format!("key/{}", self.random.below(KEYS)).into_bytes();
+                let done = node.delete(&key);
+                self.ledger.wrote(&key, None, &done, false);
+                done.unwrap_or_else(|error| judge(&[shard_of(&key)], &error));
+            }
+            _ => {
+                let key = format!("key/{}", self.random.below(KEYS)).into_bytes();
+                self.put(node, &key).unwrap_or_else(|error| judge(&[shard_of(&key)], &error));
+            }
+        }
+    }
+
+    fn durability(&mut self) -> Durability {
+        if self.random.permille(500) { Durability::Synced } else { Durability::Buffered }
+    }
+
+    fn put(&mut self, node: &Node, key: &[u8]) -> Result<()> {
+        let (value, durability) = (self.value(), self.durability());
+        let done = node.put_with(key, &value, PutOptions::new().durability(durability));
+        self.ledger.wrote(key, Some(&value), &done, durability == Durability::Synced);
+        done
+    }
+
+    fn write_together(&mut self, node: &Node, judge: &mut dyn FnMut(&[u32], &dbex::Error)) {
+        let (value, durability) = (self.value(), self.durability());
+        let mut batch = WriteBatch::new();
+        for key in &self.together {
+            batch.put(key, &value);
+        }
+        let done = node.write(batch.durability(durability).clone());
+        for key in &self.together {
+            self.ledger.wrote(key, Some(&value), &done, durability == Durability::Synced);
+        }
+        done.unwrap_or_else(|error| judge(&(0..SHARDS).collect::<Vec<_>>(), &error));
+    }
+
+    fn settling(&mut self, done: Result<()>, judge: &mut dyn FnMut(&[u32], &dbex::Error)) {
+        match done {
+            Ok(()) => self.ledger.promised_all(),
+            Err(error) => judge(&(0..SHARDS).collect::<Vec<_>>(), &error),
+        }
+    }
+
+    fn find(&self, node: &Node) -> State {
+        let found = read_all(node, b"").unwrap();
+        let together: Vec<_> = self.together.iter().map(|key| found.get(key)).collect();
+        assert!(together.iter().all(|value| *value == together[0]), "half a batch is there: {together:?}");
+        found
+    }
+
+    /// A key of that shard.
+    fn key_of(shard: u32) -> Key {
+        (0..KEYS).map(|i| format!("key/{i}").into_bytes()).find(|key| shard_of(key) == shard).unwrap()
+    }
+}
+
+/// Everything is well: all shards take writes, and a power loss takes nothing that was synced.
+fn assert_healed(
+    writer: &mut Writer,
+    node: &Node,
+    disk: &SimStorage,
+    options: &dbex::NodeOptions,
+    seed: u64,
+) {
+    for shard in 0..SHARDS {
+        writer.put(node, &Writer::key_of(shard)).unwrap();
+    }
+    for _ in 0..STEPS / 4 {
+        writer.step(node, &mut |_, error| panic!("an error after healing: {error}"));
+    }
+    writer.settling(node.sync(), &mut |_, error| panic!("no sync after healing: {error}"));
+    writer.ledger.check_live(&writer.find(node)).unwrap();
+    let image = disk.crash(seed);
+    let _ = node.close();
+    let node = open(&image, options, seed).unwrap();
+    writer.ledger.check_opened(&writer.find(&node)).unwrap();
+    node.close().unwrap();
+}
+
+/// How a poisoned shard is brought back.
+#[derive(Clone, Copy, Debug)]
+enum Cure {
+    ReopenShards,
+    PowerLoss,
+    Kill,
+}
+
+/// One script in which one sync of the sick shard fails; false if it has fewer syncs.
+fn fail_one_sync(seed: u64, place: &str, nth: u64, loss: SyncLoss, with_batches: bool, cure: Cure) -> bool {
+    let disk = sim_node::disk(seed);
+    let options = sim_node::options(&mut Random::new(seed));
+    let mut writer = Writer::new(seed, with_batches);
+    let node = open(&disk, &options, seed).unwrap();
+    disk.fail(FaultRule::new(Fault::Sync(loss)).on(&[OpKind::Sync]).path(place).nth(nth));
+    for _ in 0..STEPS {
+        writer.step(&node, &mut |shards, error| {
+            assert!(shards.contains(&SICK) || with_batches, "a shard that is well refuses: {error}");
+            assert!(disk.faults_fired() > 0, "nothing has failed yet: {error}");
+        });
+    }
+    if disk.faults_fired() == 0 {
+        node.close().unwrap();
+        return false;
+    }
+    // The faulty disk is well again, but nobody may believe that: the shard stays as it is.
+    disk.clear_faults();
+    assert_refuses(&mut writer, &node, with_batches);
+    match cure {
+        Cure::ReopenShards => {
+            node.reopen_shards().unwrap();
+            writer.ledger.check_opened(&writer.find(&node)).unwrap();
+            assert_healed(&mut writer, &node, &disk, &options, seed);
+        }
+        Cure::PowerLoss | Cure::Kill => {
+            let image = if matches!(cure, Cure::Kill) { disk.kill() } else { disk.crash(seed) };
+            let _ = node.close();
+            let node = open(&image, &options, seed).unwrap();
+            writer.ledger.check_opened(&writer.find(&node)).unwrap();
+            assert_healed(&mut writer, &node, &image, &options, seed);
+        }
+    }
+    true
+}
+
+fn assert_refuses(writer: &mut Writer, node: &Node, with_batches: bool) {
+    for shard in 0..SHARDS {
+        let key = Writer::key_of(shard);
+        let done = writer.put(node, &key);
+        if shard == SICK {
+            assert_eq!(done.unwrap_err().kind(), ErrorKind::Poisoned);
+            assert_eq!(node.delete(&key).unwrap_err().kind(), ErrorKind::Poisoned);
+        } else if let Err(error) = done {
+            // A synced ack would promise batches that the sick shard may have lost.
+            assert!(
+                with_batches && error.kind() == ErrorKind::Poisoned,
+                "a shard that is well refuses: {error}"
+            );
+        }
+    }
+    let mut batch = WriteBatch::new();
+    for shard in 0..SHARDS {
+        batch.put(Writer::key_of(shard), "half");
+    }
+    assert_eq!(node.write(batch).unwrap_err().kind(), ErrorKind::Poisoned);
+    assert_eq!(node.sync().unwrap_err().kind(), ErrorKind::Poisoned);
+    let stats = node.stats().unwrap();
+    assert!(
+        stats.shards[SICK as usize].trouble.is_some(),
+        "the stats do not tell that the shard is poisoned"
+    );
+    writer.ledger.check_live(&writer.find(node)).unwrap();
+}
+
+/// Fails each sync below `place` in turn; returns how many there were.
+fn fail_every_sync(seed: u64, place: &str, with_batches: bool) -> u64 {
+    let cures = [Cure::ReopenShards, Cure::PowerLoss, Cure::Kill];
+    let mut runs = 0;
+    for nth in 0.. {
+        let mut is_beyond = true;
+        for (number, loss) in LOSSES.into_iter().enumerate() {
+            let cure = cures[(number + usize::try_from(nth).unwrap()) % cures.len()];
+            let what = format!(
+                "DBEX_TEST_SEED={seed}, sync {nth} below {place}, {loss:?}, {cure:?}, batches: {with_batches}"
+            );
+            let hanging = what.clone();
+            let _watchdog = Watchdog::new(HANGS_AFTER, move || hanging);
+            let ran = std::panic::catch_unwind(|| fail_one_sync(seed, place, nth, loss, with_batches, cure));
+            let hit = ran.unwrap_or_else(|panic| {
+                say(format_args!("VIOLATION {what}"));
+                std::panic::resume_unwind(panic)
+            });
+            runs += u64::from(hit);
+            is_beyond &= !hit;
+        }
+        if is_beyond {
+            return runs;
+        }
+    }
+    runs
+}
+
+#[test]
+fn a_failed_sync_of_a_log_poisons_its_shard_alone_until_it_is_reopened() {
+    let seed = report::seed();
+    say(format_args!("io_faults: DBEX_TEST_SEED={seed}"));
+    for round in 0..report::scale() as u64 {
+        let seed = if round == 0 { seed } else { derive(seed, round) };
+        let alone = fail_every_sync(seed, "shard-0001/wal/", false);
+        let batches = fail_every_sync(derive(seed, 1), "shard-0001/wal/", true);
+        say(format_args!(
+            "io_faults: {alone} scripts with a failed sync of a log, {batches} with batches besides"
+        ));
+        assert!(alone > 20 && batches > 20, "the scripts sync too rarely to show anything");
+    }
+}
+
+#[test]
+fn a_failed_sync_of_a_manifest_poisons_its_shard_until_it_is_reopened() {
+    let seed = derive(report::seed(), 2);
+    for round in 0..report::scale() as u64 {
+        let runs = fail_every_sync(derive(seed, round), "shard-0001/MANIFEST", true);
+        say(format_args!("io_faults: {runs} scripts with a failed sync of a manifest"));
+        assert!(runs > 3, "the scripts flush too rarely to show anything");
+    }
+}
+
+#[test]
+fn a_failed_sync_of_a_table_is_tried_again_with_another_file() {
+    let seed = derive(report::seed(), 3);
+    let mut runs = 0;
+    for nth in 0.. {
+        let _watchdog = Watchdog::new(HANGS_AFTER, move || format!("table sync {nth}, seed {seed}"));
+        let disk = sim_node::disk(seed);
+        let options = sim_node::options(&mut Random::new(seed));
+        let mut writer = Writer::new(seed, true);
+        let node = open(&disk, &options, seed).unwrap();
+        let loss = LOSSES[usize::try_from(nth).unwrap() % LOSSES.len()];
+        disk.fail(FaultRule::new(Fault::Sync(loss)).on(&[OpKind::Sync]).path(".sst").nth(nth));
+        for _ in 0..STEPS {
+            writer.step(&node, &mut |_, error| {
+                assert!(disk.faults_fired() > 0, "nothing has failed yet: {error}");
+            });
+        }
+        if disk.faults_fired() == 0 {
+            node.close().unwrap();
+            break;
+        }
+        runs += 1;
+        until(|| node.flush(), "a flush after a failed one");
+        writer.ledger.promised_all();
+        assert_healed(&mut writer, &node, &disk, &options, seed);
+    }
+    say(format_args!("io_faults: {runs} scripts with a failed sync of a table"));
+    assert!(runs > 5, "the scripts flush too rarely to show anything");
+}
+
+/// Waits until something works: background work is tried again after a while.
+fn until(mut works: impl FnMut() -> Result<()>, what: &str) {
+    for _ in 0..1000 {
+        if works().is_ok() {
+            return;
+        }
+        SystemClock::new().sleep(Duration::from_millis(10));
+    }
+    panic!("{what} does not work, even after ten seconds: {:?}", works());
+}
+
+#[test]
+fn a_full_disk_refuses_writes_and_the_node_goes_on_once_there_is_room() {
+    let seed = derive(report::seed(), 4);
+    let (mut refused, mut reopened) = (0, 0);
+    let rounds = 60 * report::scale() as u64;
+    for round in 0..rounds {
+        let seed = derive(seed, round);
+        let _watchdog = Watchdog::new(HANGS_AFTER, move || format!("full disk, seed {seed}"));
+        let disk = sim_node::disk(seed);
+        let mut random = Random::new(seed);
+        let options = sim_node::options(&mut random);
+        let mut writer = Writer::new(seed, random.permille(500));
+        let node = open(&disk, &options, seed).unwrap();
+        let room = random.between(0, 400_000) as u64;
+        disk.set_capacity(Some(disk.used_bytes() + room));
+        let mut errors = 0;
+        for _ in 0..4 * STEPS {
+            writer.step(&node, &mut |_, error| {
+                assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+                errors += 1;
+            });
+            if errors > 0 && random.permille(50) {
+                writer.ledger.check_live(&writer.find(&node)).unwrap();
+            }
+        }
+        refused += errors;
+        writer.ledger.check_live(&writer.find(&node)).unwrap();
+        if random.permille(700) {
+            disk.set_capacity(None);
+            for shard in 0..SHARDS {
+                until(|| writer.put(&node, &Writer::key_of(shard)), "a write to a disk that has room again");
+            }
+            until(|| node.flush(), "a flush to a disk that has room again");
+            writer.ledger.promised_all();
+            assert_healed(&mut writer, &node, &disk, &options, seed);
+            continue;
+        }
+        // The process ends while the disk is full; the next one may come too early.
+        let image = disk.kill();
+        let _ = node.close();
+        let node = open(&image, &options, seed).or_else(|error| {
+            assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+            image.set_capacity(None);
+            open(&image, &options, seed)
+        });
+        let node = node.unwrap();
+        writer.ledger.check_live(&writer.find(&node)).unwrap();
+        image.set_capacity(None);
+        until(|| node.flush(), "a flush to a disk that has room again");
+        writer.ledger.promised_all();
+        reopened += 1;
+        assert_healed(&mut writer, &node, &image, &options, seed);
+    }
+    say(format_args!(
+        "io_faults: {rounds} full disks, {refused} writes refused, {reopened} restarts on a full disk"
+    ));
+    assert!(refused > rounds, "the disks were too large to show anything");
+}

@@ -1,0 +1,114 @@
+//! The hand-over of a shard's turn, checked under every interleaving of a few threads: there is never more
+//! than one turn at a time, and nobody who waits is left behind, also when a waiter gives up.
+
+#![expect(unsafe_code, reason = "loom's cell hands out raw pointers; loom itself checks every access")]
+
+mod sync {
+    pub(crate) use loom::sync::{Arc, Mutex, MutexGuard, atomic::AtomicU32, atomic::Ordering};
+    pub(crate) use std::sync::PoisonError;
+}
+
+#[path = "../src/node/turn_gate.rs"]
+mod turn_gate;
+
+use std::{
+    future::Future,
+    pin::pin,
+    task::{Context, Poll},
+};
+
+use loom::{cell::UnsafeCell, future::block_on, sync::Arc, thread};
+use turn_gate::TurnGate;
+
+/// Checks every interleaving with at most this many forced switches of threads; each further one multiplies
+/// the time, and bugs of a hand-over between three threads need two or three.
+const MAX_PREEMPTIONS: usize = 2;
+
+fn check(scene: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(MAX_PREEMPTIONS);
+    builder.check(scene);
+}
+
+/// A gate and what it guards: a cell that loom watches for two writers at once.
+struct Guarded {
+    gate: TurnGate,
+    turns: UnsafeCell<u32>,
+}
+
+impl Guarded {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { gate: TurnGate::new(), turns: UnsafeCell::new(0) })
+    }
+
+    fn run_turn(&self) {
+        // SAFETY: loom itself fails the test if another thread is inside at the same time.
+        self.turns.with_mut(|turns| unsafe { *turns += 1 });
+    }
+
+    fn turns(&self) -> u32 {
+        // SAFETY: as above.
+        self.turns.with(|turns| unsafe { *turns })
+    }
+}
+
+#[test]
+fn a_caller_in_place_and_two_waiters_never_run_together_and_all_run() {
+    check(|| {
+        let guarded = Guarded::new();
+        let waiters: Vec<_> = (0..2)
+            .map(|_| {
+                let guarded = Arc::clone(&guarded);
+                thread::spawn(move || {
+                    let permit = block_on(guarded.gate.acquire());
+                    guarded.run_turn();
+                    drop(permit);
+                })
+            })
+            .collect();
+        let mut expected = 2;
+        if let Some(permit) = guarded.gate.try_acquire() {
+            guarded.run_turn();
+            expected += 1;
+            drop(permit);
+        }
+        for waiter in waiters {
+            waiter.join().unwrap();
+        }
+        assert_eq!(guarded.turns(), expected);
+        assert!(guarded.gate.try_acquire().is_some(), "the gate is idle again");
+    });
+}
+
+#[test]
+fn a_waiter_that_gives_up_passes_its_grant_on() {
+    check(|| {
+        let guarded = Guarded::new();
+        let held = guarded.gate.try_acquire().unwrap();
+        let quitter = {
+            let guarded = Arc::clone(&guarded);
+            thread::spawn(move || {
+                let mut acquire = pin!(guarded.gate.acquire());
+                let waker = std::task::Waker::noop();
+                if let Poll::Ready(permit) = acquire.as_mut().poll(&mut Context::from_waker(waker)) {
+                    drop(permit);
+                }
+                // Dropped here, granted or not.
+            })
+        };
+        let waiter = {
+            let guarded = Arc::clone(&guarded);
+            thread::spawn(move || {
+                let permit = block_on(guarded.gate.acquire());
+                guarded.run_turn();
+                drop(permit);
+            })
+        };
+        guarded.run_turn();
+        drop(held);
+        quitter.join().unwrap();
+        waiter.join().unwrap();
+        assert_eq!(guarded.turns(), 2);
+        assert!(guarded.gate.try_acquire().is_some(), "the gate is idle again");
+    });
+}
