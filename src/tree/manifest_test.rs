@@ -146,6 +146,7 @@ fn nothing_is_appended_behind_a_record_that_may_be_torn() {
         assert!(manifest.commit(&adding(2)).is_err());
         assert!(manifest.may_bring_back());
         manifest.commit(&adding(3)).unwrap();
+        assert_eq!(manifest.end, manifest.first_record_bytes, "it was written anew");
         manifest.commit(&adding(4)).unwrap();
         let files: Vec<_> = read(&sim).unwrap().tables.keys().map(|file| file.0).collect();
         assert_eq!(files, [1, 3, 4], "{fault:?}");

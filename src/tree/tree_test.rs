@@ -467,3 +467,28 @@ fn parallel_compactions_do_not_get_into_each_others_way() {
     assert!(most > 1, "never more than one at a time");
     shard.tree.verify(&pace()).unwrap();
 }
+
+#[test]
+fn a_view_that_is_made_beside_another_is_not_lost() {
+    let sim = SimStorage::new(1);
+    let shard = open(&sim, &tiny(Strategy::Leveled)).unwrap();
+    let counted = |view: &super::ReadView| super::ReadView {
+        active: Arc::clone(&view.active),
+        sealed: view.sealed.clone(),
+        version: Arc::clone(&view.version),
+        flush_count: view.flush_count + 1,
+    };
+    let before = shard.tree.view().flush_count();
+    std::thread::scope(|scope| {
+        shard.tree.publish(|view| {
+            let tree = &shard.tree;
+            scope.spawn(move || tree.publish(counted));
+            // Time enough for the other to publish, if it could.
+            for _ in 0..1000 {
+                std::thread::yield_now();
+            }
+            counted(view)
+        });
+    });
+    assert_eq!(shard.tree.view().flush_count(), before + 2);
+}
