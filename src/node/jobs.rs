@@ -4,11 +4,8 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    budget::IoClass,
-    coordinator::JobDone,
-    grant::Grant,
-    node_core::{NodeCore, note_sync},
-    shard_core::ShardCore,
+    budget::IoClass, coordinator::JobDone, grant::Grant, node_core::NodeCore, shard_core::ShardCore,
+    sync_rule::note_sync,
 };
 use crate::{
     error::{Error, Result},

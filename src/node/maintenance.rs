@@ -4,12 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     budget::IoClass,
-    node_core::{NodeCore, note_sync},
+    node_core::NodeCore,
     open::in_parallel,
     options::Durability,
     reopen,
     request::Work,
     shard_core::{ShardCore, outcome_unknown},
+    sync_rule::note_sync,
     write_path::Caller,
 };
 use crate::{
@@ -36,7 +37,10 @@ impl NodeCore {
         self.on_sync_worker(move || {
             let mut result = Ok(());
             for shard in core.open_shards() {
-                result = result.and(note_sync(&shard, shard.tree.wal().sync().map(|_| ())));
+                // A shard that refuses writes may hold acks that no sync of its log makes safe.
+                result = result
+                    .and(shard.check_takes_writes())
+                    .and(note_sync(&shard, shard.tree.wal().sync().map(|_| ())));
             }
             result
         })

@@ -47,6 +47,7 @@ mod shard_core;
 mod stats;
 mod step;
 mod sync;
+mod sync_rule;
 mod turn;
 mod turn_gate;
 mod update;

@@ -208,8 +208,10 @@ fn check(options: &NodeOptions) -> Result<()> {
     Ok(())
 }
 
-/// Makes the data directory and makes its name durable.
+/// Makes the data directory, and makes its name durable, and those of the parents that it lacked.
 fn make_data_dir(storage: &dyn Storage, dir: &Path) -> Result<()> {
+    let exists = |dir: &Path| storage.read_dir(named(dir)).is_ok();
+    let missing = dir.ancestors().take_while(|dir| !exists(dir)).count();
     storage.create_dir_all(dir).map_err(|error| match error.kind() {
         std::io::ErrorKind::AlreadyExists | std::io::ErrorKind::NotADirectory => Error::with_source(
             ErrorKind::Invalid,
@@ -218,15 +220,16 @@ fn make_data_dir(storage: &dyn Storage, dir: &Path) -> Result<()> {
         ),
         _ => Error::io("create the data directory", dir, error),
     })?;
-    for parent in dir.ancestors().skip(1) {
-        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-        match storage.sync_dir(parent) {
-            // A directory that we may not even open was not made by us.
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => break,
-            result => result.map_err(|error| Error::io("sync", parent, error))?,
-        }
+    // NOTE: the directory's own name once more even where it exists: whoever made it may have been killed before its sync.
+    for parent in dir.ancestors().skip(1).take(missing.max(1)) {
+        storage.sync_dir(named(parent)).map_err(|error| Error::io("sync", parent, error))?;
     }
     Ok(())
+}
+
+/// The parent of a relative path's first part has no name of its own.
+fn named(dir: &Path) -> &Path {
+    if dir.as_os_str().is_empty() { Path::new(".") } else { dir }
 }
 
 /// The directory's record, and whether it is being made now.

@@ -251,8 +251,9 @@ mod tests {
     /// Two shards and a key in each.
     fn two_shards() -> (History, Key, Key) {
         let history = History::new(7, 2);
-        let key =
-            |shard| (0_u32..1_000_000).map(|i| i.to_string().into_bytes()).find(|key| history.shard(key) == shard);
+        let key = |shard| {
+            (0_u32..1_000_000).map(|i| i.to_string().into_bytes()).find(|key| history.shard(key) == shard)
+        };
         let (left, right) = (key(0).expect("a key"), key(1).expect("a key"));
         (history, left, right)
     }
