@@ -198,7 +198,8 @@ fn a_power_loss_at_every_sync_loses_nothing_that_was_promised() {
     let mut all_syncs = 0;
     for number in 0..SCRIPTS * report::scale() {
         let script_seed = if number == 0 { seed } else { derive(seed, number as u64) };
-        let _watchdog = Watchdog::new(HANGS_AFTER, move || format!("the script with DBEX_TEST_SEED={script_seed}"));
+        let _watchdog =
+            Watchdog::new(HANGS_AFTER, move || format!("the script with DBEX_TEST_SEED={script_seed}"));
         let script = Script::new(script_seed);
         let syncs = script.clone().run_to(None).syncs();
         all_syncs += syncs;

@@ -44,6 +44,9 @@ const HANGS_AFTER: Duration = Duration::from_mins(1);
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
+/// Keys and values in key order.
+type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// A node under test, what it should hold, and where it keeps it.
 struct Sequence {
     random: Random,
@@ -55,7 +58,7 @@ struct Sequence {
     world: World,
     keys: usize,
     /// Scans that were begun and what they have still to return.
-    scans: Vec<(OpenScan, Vec<(Vec<u8>, Vec<u8>)>)>,
+    scans: Vec<(OpenScan, Pairs)>,
     reopens: usize,
 }
 
@@ -101,7 +104,7 @@ fn count_tables(dir: &Path) -> usize {
 /// Settings at random, most of them far smaller than anyone would choose.
 fn random_options(random: &mut Random, dir: &Path, shards: u32) -> NodeOptions {
     let mut options = NodeOptions::default();
-    options.data_dir = dir.to_owned();
+    dir.clone_into(&mut options.data_dir);
     options.shards = shards;
     options.durability = if random.permille(100) { Durability::Synced } else { Durability::Buffered };
     options.sync_interval = Duration::from_millis(*random.pick(&[1, 20, 1000]));

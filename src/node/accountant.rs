@@ -99,7 +99,11 @@ mod tests {
         let accountant = Accountant::new(100, 3);
         assert_eq!(accountant.note(0, || (10, 0)), None);
         assert_eq!(accountant.note(1, || (30, 0)), None);
-        assert_eq!(accountant.note(2, || (12, 0)), Some(1), "52 of 50 bytes are used, most of them by shard 1");
+        assert_eq!(
+            accountant.note(2, || (12, 0)),
+            Some(1),
+            "52 of 50 bytes are used, most of them by shard 1"
+        );
         assert_eq!(accountant.note(2, || (13, 0)), None, "it was asked already");
         assert!(accountant.take_seal_request(1));
         assert!(!accountant.take_seal_request(1));

@@ -41,11 +41,18 @@ const MAX_ROUND: usize = 256;
 type Turns<'a> = BTreeMap<usize, (&'a Arc<ShardCore>, Turn<'a>)>;
 
 impl NodeCore {
-    /// The body of the batch lane's thread: ends when every sender is gone.
-    pub(super) fn run_batch_lane(&self, waiting: &flume::Receiver<BatchRequest>) {
-        while let Ok(first) = waiting.recv() {
+    /// The body of the batch lane's thread: ends when it is told so by a `None`.
+    pub(super) fn run_batch_lane(&self, waiting: &flume::Receiver<Option<BatchRequest>>) {
+        let mut open = true;
+        while open && let Ok(Some(first)) = waiting.recv() {
             let mut round = vec![first];
-            round.extend(waiting.try_iter().take(MAX_ROUND - 1));
+            while round.len() < MAX_ROUND
+                && open
+                && let Ok(next) = waiting.try_recv()
+            {
+                open = next.is_some();
+                round.extend(next);
+            }
             if catch_unwind(AssertUnwindSafe(|| self.run_round(round))).is_err() {
                 tracing::error!("the batch lane panicked; the round's outcome is unknown");
             }
@@ -115,6 +122,9 @@ impl NodeCore {
         let Ok(result) = ran else {
             for (shard, _) in turns.values() {
                 shard.fail(Error::busy(format!("shard {} has failed and is being re-opened", shard.index)));
+            }
+            // Told only when all are marked, so that all are re-opened together.
+            for (shard, _) in turns.values() {
                 self.tell_failed(shard);
             }
             return Err(outcome_unknown());
@@ -131,19 +141,25 @@ impl NodeCore {
         batches: &[&BTreeMap<usize, Vec<OwnedWrite>>],
         synced: bool,
     ) -> Result<()> {
+        if synced {
+            turns.values().try_for_each(|(shard, _)| self.check_syncable(shard))?;
+        }
         let ids = self.stage_batches(turns, batches);
-        if let Err((error, appended)) = append_all(turns) {
+        if let Err((error, tried)) = append_all(turns) {
             for (shard, turn) in turns.values_mut() {
                 turn.writer.abandon();
-                if appended.contains(&shard.index) {
+                if tried.contains(&shard.index) {
                     self.cancel(shard, turn, &ids);
                 }
             }
             return Err(error);
         }
         if synced && let Err(error) = self.sync_participants(turns) {
-            for (_, turn) in turns.values_mut() {
+            // IMPORTANT: all participants end here and are re-opened together: their logs hold the batches,
+            // and only over all of them is decided whether those stand.
+            for (shard, turn) in turns.values_mut() {
                 turn.writer.abandon();
+                shard.fail_for_sync(&error);
             }
             return Err(error);
         }
@@ -209,15 +225,17 @@ impl NodeCore {
     }
 }
 
-/// Appends every participant's frames. On failure: why, and which participants hold theirs.
+/// Appends every participant's frames. On failure: why, and which participants hold theirs, or may: an append
+/// that failed can have left whole frames, which a cancel writes over. One that found no space wrote nothing.
 fn append_all(turns: &mut Turns<'_>) -> std::result::Result<(), (Error, Vec<usize>)> {
     let mut appended = Vec::with_capacity(turns.len());
     for (shard, turn) in turns.values_mut() {
         // NOTE: a batch frame's sequence numbers come with its id; the argument is for data frames.
-        if let Err(error) = turn.writer.append(SeqNo(0)) {
-            return Err((error, appended));
+        let result = turn.writer.append(SeqNo(0));
+        if result.as_ref().err().is_none_or(|error| error.kind() == ErrorKind::Io) {
+            appended.push(shard.index);
         }
-        appended.push(shard.index);
+        result.map_err(|error| (error, appended.clone()))?;
     }
     Ok(())
 }

@@ -52,7 +52,9 @@ async fn wait_for(stage: &watch::Sender<Option<Result<()>>>) -> Result<()> {
 }
 
 fn close(core: &Arc<NodeCore>) {
-    drop(core.batch_lane.lock().take());
+    if let Some(lane) = core.batch_lane.lock().take() {
+        let _ = lane.send(None);
+    }
     core.message_admission.close();
     core.note_progress();
     let _no_reopen = core.reopening.lock();

@@ -36,7 +36,8 @@ struct ShardPlace {
     arbiter: Arbiter,
     actor: Option<Addr<ShardActor>>,
     compaction_due_since: Option<Duration>,
-    not_before: Option<Duration>,
+    no_flush_before: Option<Duration>,
+    no_compaction_before: Option<Duration>,
     preparing: Arc<std::sync::atomic::AtomicBool>,
     panics: Vec<Duration>,
 }
@@ -59,10 +60,20 @@ impl Coordinator {
             old.do_send(StopShard);
         }
         let (core, shard) = (Arc::clone(&self.core), Arc::clone(shard));
-        place.not_before = None;
+        place.no_flush_before = None;
+        place.no_compaction_before = None;
         place.actor = Some(ShardActor::start_in_arbiter(&place.arbiter.handle(), move |_| {
             ShardActor::new(core, shard)
         }));
+    }
+
+    /// Looks after everything that nobody called for: a backstop, so that no figure and nobody who waits is left behind.
+    fn tick(&mut self) {
+        for index in 0..self.core.shards.len() {
+            self.core.note_memory(index);
+        }
+        self.core.note_progress();
+        self.schedule();
     }
 
     /// Starts every job that the scheduler grants now.
@@ -74,7 +85,7 @@ impl Coordinator {
         loop {
             let shards: Vec<_> = self.core.open_shards().collect();
             let loads: Vec<_> = shards.iter().map(|shard| self.load(shard, now)).collect();
-            let decisions = scheduler::decide(now, &loads, self.core.grants.free());
+            let decisions = scheduler::decide(now, &loads);
             let started = decisions.iter().filter(|decision| self.start_job(**decision, now)).count();
             if started == 0 {
                 break;
@@ -86,12 +97,18 @@ impl Coordinator {
     fn load(&mut self, shard: &ShardCore, now: Duration) -> ShardLoad {
         shard.news.store(false, std::sync::atomic::Ordering::Release);
         let load = shard.tree.load();
-        let (waited, not_before) = self.shards.get_mut(shard.index).map_or_else(Default::default, |place| {
-            let due = load.compaction_due;
-            place.compaction_due_since = due.then(|| place.compaction_due_since.unwrap_or(now));
-            let waited = place.compaction_due_since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
-            (waited, place.not_before)
-        });
+        let place = self.shards.get_mut(shard.index);
+        let (waited, mut no_flush_before, mut no_compaction_before) =
+            place.map_or_else(Default::default, |place| {
+                let due = load.compaction_due;
+                place.compaction_due_since = due.then(|| place.compaction_due_since.unwrap_or(now));
+                let waited =
+                    place.compaction_due_since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
+                (waited, place.no_flush_before, place.no_compaction_before)
+            });
+        if shard.jobs.revoked() {
+            (no_flush_before, no_compaction_before) = (Some(Duration::MAX), Some(Duration::MAX));
+        }
         ShardLoad {
             shard: shard.index,
             sealed_bytes: if load.flush_due { load.sealed_bytes.max(1) } else { 0 },
@@ -99,7 +116,8 @@ impl Coordinator {
             compaction_score: f64::from(load.compaction_score_permille) / 1000.0,
             compactions_running: load.compactions_running,
             waited,
-            not_before: if shard.jobs.revoked() { Some(Duration::MAX) } else { not_before },
+            no_flush_before,
+            no_compaction_before,
         }
     }
 
@@ -138,7 +156,7 @@ impl Coordinator {
         let now = self.core.env.clock.monotonic();
         for shard in self.core.open_shards().collect::<Vec<_>>() {
             let Some(place) = self.shards.get(shard.index) else { continue };
-            let wait = place.not_before.is_some_and(|at| at > now);
+            let wait = place.no_flush_before.is_some_and(|at| at > now);
             if wait || !shard.tree.wants_segment() || place.preparing.swap(true, Ordering::AcqRel) {
                 continue;
             }
@@ -188,7 +206,8 @@ impl ShardPlace {
             arbiter,
             actor: None,
             compaction_due_since: None,
-            not_before: None,
+            no_flush_before: None,
+            no_compaction_before: None,
             preparing: Arc::default(),
             panics: vec![],
         }
@@ -202,7 +221,7 @@ impl Actor for Coordinator {
         for shard in self.core.open_shards().collect::<Vec<_>>() {
             self.start_shard(&shard);
         }
-        ctx.run_interval(TICK, |this, _| this.schedule());
+        ctx.run_interval(TICK, |this, _| this.tick());
         ctx.run_interval(self.core.options.sync_interval, |this, _| this.sync_round());
         self.schedule();
     }
@@ -236,7 +255,11 @@ impl Handler<JobDone> for Coordinator {
     fn handle(&mut self, done: JobDone, _: &mut Self::Context) {
         let now = self.core.env.clock.monotonic();
         if let Some(place) = self.shards.get_mut(done.shard) {
-            place.not_before = done.failed.then(|| now + RETRY_AFTER);
+            let not_before = match done.class {
+                IoClass::Flush => &mut place.no_flush_before,
+                IoClass::Compaction => &mut place.no_compaction_before,
+            };
+            *not_before = done.failed.then(|| now + RETRY_AFTER);
         }
         tracing::trace!(shard = done.shard, job = ?done.class, failed = done.failed, "a job ended");
         self.schedule();

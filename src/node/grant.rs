@@ -8,10 +8,7 @@ use std::sync::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{
-    budget::{Budget, IoClass},
-    scheduler::FreeWorkers,
-};
+use super::budget::{Budget, IoClass};
 use crate::{
     error::{Error, Result},
     table::Pace,
@@ -33,11 +30,6 @@ impl GrantBook {
             compaction: Arc::new(Semaphore::new(compaction)),
             budget,
         }
-    }
-
-    /// The places that are free now.
-    pub(super) fn free(&self) -> FreeWorkers {
-        FreeWorkers { flush: self.flush.available_permits(), compaction: self.compaction.available_permits() }
     }
 
     /// Takes a place for a job of `class` in the incarnation of a shard that `jobs` belongs to.

@@ -114,7 +114,7 @@ impl Node {
     /// (`Buffered`) or stable storage (`Synced`).
     ///
     /// # Errors
-    /// `Invalid`, `NoSpace`, `Busy`, `Poisoned`, `Closed`: nothing was written. `Io`, `Internal`: the outcome is unknown.
+    /// `Invalid`, `NoSpace`, `Busy`, `Closed`: nothing was written. `Io`, `Poisoned`, `Internal`: the outcome is unknown.
     pub fn put(
         &self,
         key: impl AsRef<[u8]>,

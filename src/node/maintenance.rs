@@ -106,7 +106,8 @@ impl NodeCore {
                 return Ok(());
             }
             self.lifecycle.check_open()?;
-            if let Some(error) = shard.job_error().or_else(|| shard.health()) {
+            shard.check_takes_writes()?;
+            if let Some(error) = shard.job_error().or_else(|| shard.compaction_error()) {
                 return Err(error);
             }
             self.tell_news(shard);
@@ -140,7 +141,7 @@ impl NodeCore {
     fn compact_shard(&self, shard: &Arc<ShardCore>, range: &KeyRange) -> Result<()> {
         loop {
             self.lifecycle.check_open()?;
-            shard.check_writable()?;
+            shard.check_takes_writes()?;
             let Some(grant) = self.grants.take(IoClass::Compaction, &shard.jobs) else {
                 self.env.clock.sleep(POLL);
                 continue;

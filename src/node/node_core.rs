@@ -55,7 +55,7 @@ pub(super) struct NodeCore {
     pub pools: Pools,
     /// Admission of actor messages, before their shard is known.
     pub message_admission: Admission,
-    pub batch_lane: Mutex<Option<flume::Sender<BatchRequest>>>,
+    pub batch_lane: Mutex<Option<flume::Sender<Option<BatchRequest>>>>,
     /// Batches that one participant could not take back in its log: void when it is re-opened.
     pub void_batches: Mutex<HashSet<BatchId>>,
     pub coordinator: OnceLock<Addr<Coordinator>>,
@@ -167,7 +167,7 @@ pub(super) struct Parts {
     pub shards: Box<[ShardSlot]>,
     pub pools: Pools,
     pub budget: Arc<Budget>,
-    pub batch_lane: flume::Sender<BatchRequest>,
+    pub batch_lane: flume::Sender<Option<BatchRequest>>,
     pub lock: DirectoryLock,
     pub next_seqno: SeqNo,
     pub clock_high_ms: u64,
@@ -253,13 +253,47 @@ impl NodeCore {
         self.sync_logs(shard, &others)
     }
 
-    /// Syncs every log that holds an unsynced cross-shard frame.
+    /// Whether a sync of this shard, and of what it depends on, can succeed at all.
     ///
     /// # Errors
-    /// `Poisoned` when a sync fails now or failed before.
+    /// `Poisoned` when a log that must be synced with it is poisoned.
+    pub(super) fn check_syncable(&self, shard: &ShardCore) -> Result<()> {
+        let poisoned = |other: &Arc<ShardCore>| {
+            let wal = other.tree.wal();
+            wal.is_poisoned() && (other.index == shard.index || wal.has_unsynced_batch())
+        };
+        match self.open_shards().find(poisoned) {
+            None => Ok(()),
+            Some(other) => Err(Error::new(
+                ErrorKind::Poisoned,
+                format!(
+                    "shard {} cannot be synced, and batches depend on it: re-open it (`reopen_shards`)",
+                    other.index
+                ),
+            )),
+        }
+    }
+
+    /// Syncs every log that holds an unsynced cross-shard frame: what a flush needs before its manifest edit.
+    ///
+    /// # Errors
+    /// `Poisoned` when a sync fails now or failed before, or while half a batch waits to be taken back.
     pub(super) fn sync_all_batches(&self) -> Result<()> {
-        let with_batches: Vec<_> =
-            self.open_shards().filter(|shard| shard.tree.wal().has_unsynced_batch()).collect();
+        if !self.void_batches.lock().is_empty() {
+            return Err(Error::new(
+                ErrorKind::Poisoned,
+                "half a batch could not be taken back: re-open its shard (`reopen_shards`)",
+            ));
+        }
+        self.sync_batches_except(&[])
+    }
+
+    /// Syncs every log that holds an unsynced cross-shard frame, but for these shards'.
+    pub(super) fn sync_batches_except(&self, excepted: &[usize]) -> Result<()> {
+        let with_batches: Vec<_> = self
+            .open_shards()
+            .filter(|shard| shard.tree.wal().has_unsynced_batch() && !excepted.contains(&shard.index))
+            .collect();
         match with_batches.split_first() {
             Some((first, others)) => self.sync_logs(first, others),
             None => Ok(()),
@@ -310,6 +344,13 @@ impl NodeCore {
         }
     }
 
+    /// Accounts for what stands at a shard's place now, and forgets what its predecessor held.
+    pub(super) fn account_anew(&self, index: usize) {
+        self.accountant.take_seal_request(index);
+        self.note_memory(index);
+        self.note_progress();
+    }
+
     /// Has the coordinator look at the shards, once until it does.
     pub(super) fn tell_news(&self, shard: &ShardCore) {
         if !shard.news.swap(true, Ordering::AcqRel)
@@ -348,7 +389,9 @@ impl NodeCore {
                 break;
             }
             self.lifecycle.check_open()?;
-            if let Some(error) = shard.job_error() {
+            shard.check_takes_writes()?;
+            // Whichever shard holds the memory: if its flushes fail, waiting is of no use.
+            if let Some(error) = self.open_shards().find_map(|shard| shard.job_error()) {
                 return Err(error.context("the memtables are full and cannot be flushed"));
             }
             self.tell_news(shard);
@@ -367,14 +410,7 @@ pub(super) fn note_sync(shard: &ShardCore, result: Result<()>) -> Result<()> {
         && shard.check_writable().is_ok()
     {
         tracing::error!(shard = shard.index, error = %error, "a sync failed: the shard refuses writes until it is re-opened");
-        shard.fail(Error::with_source(
-            ErrorKind::Poisoned,
-            format!(
-                "a sync of shard {} failed: it refuses writes until it is re-opened (`reopen_shards`)",
-                shard.index
-            ),
-            error.clone(),
-        ));
+        shard.fail_for_sync(error);
     }
     result
 }

@@ -30,6 +30,7 @@ const FORMAT_VERSION: u32 = 1;
 /// The name of the node file.
 pub(super) const NODE_FILE: &str = "NODE";
 const NODE_FILE_NEW: &str = "NODE.new";
+const NODE_FILE_TEMPORARY: &str = "NODE.tmp";
 
 /// What NODE holds.
 #[derive(Archive, Serialize, Clone, Debug, PartialEq, Eq)]
@@ -112,7 +113,8 @@ pub(super) fn inspect(storage: &dyn Storage, dir: &Path) -> Result<Directory> {
 /// # Errors
 /// `NoSpace` or `Io`.
 pub(super) fn begin_making(storage: &dyn Storage, dir: &Path, record: &NodeRecord) -> Result<()> {
-    let path = dir.join(NODE_FILE_NEW);
+    // Under a name of its own first: at no moment is there a shard's directory and neither NODE nor NODE.new.
+    let path = dir.join(NODE_FILE_TEMPORARY);
     if let Err(error) = storage.remove_file(&path)
         && error.kind() != io::ErrorKind::NotFound
     {
@@ -124,6 +126,8 @@ pub(super) fn begin_making(storage: &dyn Storage, dir: &Path, record: &NodeRecor
     let file = storage.open(&path, OpenMode::CreateNew).map_err(|error| Error::io("create", &path, error))?;
     write_all_at(&*file, &bytes, 0).map_err(|error| Error::io("write", &path, error))?;
     file.sync_data().map_err(|error| Error::io("sync", &path, error))?;
+    let unfinished = dir.join(NODE_FILE_NEW);
+    storage.rename(&path, &unfinished).map_err(|error| Error::io("rename to", &unfinished, error))?;
     storage.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))
 }
 

@@ -218,10 +218,15 @@ fn make_data_dir(storage: &dyn Storage, dir: &Path) -> Result<()> {
         ),
         _ => Error::io("create the data directory", dir, error),
     })?;
-    match dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        Some(parent) => storage.sync_dir(parent).map_err(|error| Error::io("sync", parent, error)),
-        None => Ok(()),
+    for parent in dir.ancestors().skip(1) {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        match storage.sync_dir(parent) {
+            // A directory that we may not even open was not made by us.
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => break,
+            result => result.map_err(|error| Error::io("sync", parent, error))?,
+        }
     }
+    Ok(())
 }
 
 /// The directory's record, and whether it is being made now.
@@ -237,7 +242,11 @@ fn find_or_make(options: &NodeOptions, asked_shards: u32, env: &Env) -> Result<(
                 record.shards
             )))
         }
-        Directory::Node(record) => Ok((record, false)),
+        Directory::Node(record) => {
+            // NOTE: whoever made it may have been killed between the rename of NODE and this sync.
+            storage.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
+            Ok((record, false))
+        }
         Directory::Unfinished | Directory::Fresh => {
             let random = || env.random.next_u64();
             let record = NodeRecord::new(options.shards, random(), (random(), random()));

@@ -48,7 +48,7 @@ fn reopen_failed(core: &Arc<NodeCore>, asked: bool) -> Result<()> {
     let mut logs: Vec<_> = (0..core.shards.len()).map(|_| ShardLog::refused()).collect();
     let mut recoveries = vec![];
     let mut result = Ok(());
-    for index in failed {
+    for index in failed.iter().copied() {
         match open::read_shard(&core.tree_context, &core.tree_options, &core.options.data_dir, index) {
             Ok(recovery) => {
                 if let Some(log) = logs.get_mut(index) {
@@ -63,6 +63,10 @@ fn reopen_failed(core: &Arc<NodeCore>, asked: bool) -> Result<()> {
             }
         }
     }
+    // IMPORTANT: as at the open of a node: a flush of what was recovered makes batches count as standing, so
+    // before that they are durable in every other log.
+    recoveries.iter().try_for_each(|(_, recovery)| recovery.sync_log())?;
+    core.sync_batches_except(&failed)?;
     let cuts = consistent_cut(&logs);
     let mut started = vec![];
     for (index, recovery) in recoveries {
@@ -72,6 +76,7 @@ fn reopen_failed(core: &Arc<NodeCore>, asked: bool) -> Result<()> {
                 open::log_recovery(&summary);
                 let shard = ShardCore::new(index, tree, writer, core.shard_queue_bytes());
                 install(core, index, ShardState::Open(Arc::new(shard)));
+                core.account_anew(index);
                 core.counters.reopens.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 started.push(index);
             }
@@ -80,6 +85,9 @@ fn reopen_failed(core: &Arc<NodeCore>, asked: bool) -> Result<()> {
                 result = Err(error);
             }
         }
+    }
+    if result.is_ok() {
+        core.void_batches.lock().clear();
     }
     if let Some(coordinator) = core.coordinator.get() {
         coordinator.do_send(super::coordinator::StartShards(started));
@@ -118,4 +126,5 @@ fn install(core: &NodeCore, index: usize, state: ShardState) {
 
 fn refuse(core: &NodeCore, index: usize, error: &Error) {
     install(core, index, ShardState::Refused(error.context(format!("shard {index} is not open"))));
+    core.account_anew(index);
 }

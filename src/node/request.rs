@@ -69,8 +69,16 @@ pub(super) enum Action {
 /// versions from memory to tables meanwhile.
 #[derive(Clone, Debug)]
 pub(super) struct Base {
+    pub incarnation: u64,
     pub flush_count: u64,
     pub value: Option<Bytes>,
+}
+
+impl Base {
+    /// Whether the tables still say what they said, if memory holds nothing newer.
+    pub(super) fn holds_at(&self, incarnation: u64, flush_count: u64) -> bool {
+        (self.incarnation, self.flush_count) == (incarnation, flush_count)
+    }
 }
 
 pub(super) enum StepResult {

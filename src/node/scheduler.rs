@@ -18,17 +18,10 @@ pub(super) struct ShardLoad {
     pub compactions_running: usize,
     /// How long a compaction has been due without one being granted.
     pub waited: Duration,
-    /// Nothing is granted to this shard before this moment: its last job failed, or it is being re-opened.
-    pub not_before: Option<Duration>,
-}
-
-/// How many jobs of each kind may start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct FreeWorkers {
-    /// Flushes.
-    pub flush: usize,
-    /// Compactions.
-    pub compaction: usize,
+    /// No flush is granted to this shard before this moment: its last one failed, or it is being re-opened.
+    pub no_flush_before: Option<Duration>,
+    /// The same for compactions.
+    pub no_compaction_before: Option<Duration>,
 }
 
 /// A job that may start.
@@ -43,21 +36,22 @@ pub(super) enum Decision {
 /// A shard that waits this long doubles its score, so that none starves behind busier ones.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Chooses the jobs to start now. Flushes go first, most bytes first; then compactions, by score, which
-/// grows with waiting; a shard with fewer running compactions goes before its equals.
-pub(super) fn decide(now: Duration, loads: &[ShardLoad], free: FreeWorkers) -> Vec<Decision> {
-    let ready = |load: &&ShardLoad| load.not_before.is_none_or(|at| at <= now);
-    let mut flushes: Vec<_> =
-        loads.iter().filter(ready).filter(|load| load.sealed_bytes > 0 && !load.flush_running).collect();
+/// The jobs that are due, in the order in which they should get what workers are free: flushes first, most
+/// bytes first; then compactions, by score, which grows with waiting; a shard with fewer running compactions goes before
+/// its equals. Who carries the order out goes on to the next where a shard has no plan after all.
+pub(super) fn decide(now: Duration, loads: &[ShardLoad]) -> Vec<Decision> {
+    let ready = |not_before: Option<Duration>| not_before.is_none_or(|at| at <= now);
+    let flush_due =
+        |load: &&ShardLoad| load.sealed_bytes > 0 && !load.flush_running && ready(load.no_flush_before);
+    let mut flushes: Vec<_> = loads.iter().filter(flush_due).collect();
     flushes.sort_by_key(|load| std::cmp::Reverse(load.sealed_bytes));
 
-    let mut compactions: Vec<_> =
-        loads.iter().filter(ready).filter(|load| load.compaction_score >= 1.0).collect();
+    let compaction_due = |load: &&ShardLoad| load.compaction_score >= 1.0 && ready(load.no_compaction_before);
+    let mut compactions: Vec<_> = loads.iter().filter(compaction_due).collect();
     compactions.sort_by(|a, b| urgency(b).total_cmp(&urgency(a)));
 
-    let flushes = flushes.into_iter().take(free.flush).map(|load| Decision::Flush(load.shard));
-    let compactions = compactions.into_iter().take(free.compaction).map(|load| Decision::Compact(load.shard));
-    flushes.chain(compactions).collect()
+    let flushes = flushes.into_iter().map(|load| Decision::Flush(load.shard));
+    flushes.chain(compactions.into_iter().map(|load| Decision::Compact(load.shard))).collect()
 }
 
 fn urgency(load: &ShardLoad) -> f64 {
@@ -71,8 +65,6 @@ fn urgency(load: &ShardLoad) -> f64 {
 mod tests {
     use super::*;
 
-    const FREE: FreeWorkers = FreeWorkers { flush: 1, compaction: 1 };
-
     fn due(shard: usize, score: f64) -> ShardLoad {
         ShardLoad { shard, compaction_score: score, ..ShardLoad::default() }
     }
@@ -81,21 +73,21 @@ mod tests {
     fn the_fullest_shard_flushes_first_and_only_once() {
         let sealed = |shard, sealed_bytes| ShardLoad { shard, sealed_bytes, ..ShardLoad::default() };
         let mut loads = [sealed(0, 5), sealed(1, 9), sealed(2, 0)];
-        assert_eq!(decide(Duration::ZERO, &loads, FREE), [Decision::Flush(1)]);
+        assert_eq!(decide(Duration::ZERO, &loads), [Decision::Flush(1), Decision::Flush(0)]);
         loads[1].flush_running = true;
-        assert_eq!(decide(Duration::ZERO, &loads, FREE), [Decision::Flush(0)]);
+        assert_eq!(decide(Duration::ZERO, &loads), [Decision::Flush(0)]);
     }
 
     #[test]
     fn a_shard_that_failed_waits_and_then_goes_on() {
-        let load = ShardLoad { not_before: Some(Duration::from_secs(2)), ..due(0, 3.0) };
-        assert_eq!(decide(Duration::from_secs(1), &[load], FREE), []);
-        assert_eq!(decide(Duration::from_secs(2), &[load], FREE), [Decision::Compact(0)]);
+        let load = ShardLoad { no_compaction_before: Some(Duration::from_secs(2)), ..due(0, 3.0) };
+        assert_eq!(decide(Duration::from_secs(1), &[load]), []);
+        assert_eq!(decide(Duration::from_secs(2), &[load]), [Decision::Compact(0)]);
     }
 
     #[test]
     fn a_healthy_shape_is_left_alone() {
-        assert_eq!(decide(Duration::ZERO, &[due(0, 0.99), due(1, 0.0)], FREE), []);
+        assert_eq!(decide(Duration::ZERO, &[due(0, 0.99), due(1, 0.0)]), []);
     }
 
     /// Every shard stays due for ever, some far more urgently: with one worker, whose every job takes 100 ms,
@@ -107,8 +99,8 @@ mod tests {
         let mut loads: Vec<_> = (0..SHARDS).map(|i| due(i, if i % 64 == 0 { 10.0 } else { 1.0 })).collect();
         let mut longest = Duration::ZERO;
         for _ in 0..SHARDS * 4 {
-            let [Decision::Compact(chosen)] = decide(Duration::ZERO, &loads, FREE)[..] else {
-                panic!("one compaction is granted at each tick")
+            let Some(Decision::Compact(chosen)) = decide(Duration::ZERO, &loads).first().copied() else {
+                panic!("a compaction is due at each tick")
             };
             for load in &mut loads {
                 load.waited += tick;

@@ -24,7 +24,11 @@ use crate::{
 /// The number of requests that may wait in an inbox; their bytes are bounded by admission.
 const INBOX_REQUESTS: usize = 4096;
 
+/// Tells the incarnations of all shards of this process apart.
+static INCARNATIONS: AtomicU64 = AtomicU64::new(0);
+
 pub(super) struct ShardCore {
+    pub incarnation: u64,
     pub index: usize,
     pub tree: Arc<Tree>,
     inbox: flume::Sender<WriteRequest>,
@@ -38,8 +42,9 @@ pub(super) struct ShardCore {
     sick: AtomicBool,
     /// The last `write`s of turns took this long, in nanoseconds, averaged; what a caller in place may have to wait.
     recent_turn_ns: AtomicU64,
-    /// Why the last flush or compaction failed, while it does.
+    /// Why the last flush failed, and the last compaction, while they do.
     job_error: Mutex<Option<Error>>,
+    compaction_error: Mutex<Option<Error>>,
     /// Whether the coordinator has been told that this shard wants to be looked at.
     pub news: AtomicBool,
 }
@@ -58,6 +63,7 @@ impl ShardCore {
     pub(super) fn new(index: usize, tree: Arc<Tree>, writer: TreeWriter, queue_bytes: u64) -> Self {
         let (inbox, waiting) = flume::bounded(INBOX_REQUESTS);
         Self {
+            incarnation: INCARNATIONS.fetch_add(1, Ordering::Relaxed),
             index,
             tree,
             inbox,
@@ -70,6 +76,7 @@ impl ShardCore {
             sick: AtomicBool::new(false),
             recent_turn_ns: AtomicU64::new(0),
             job_error: Mutex::new(None),
+            compaction_error: Mutex::new(None),
             news: AtomicBool::new(false),
         }
     }
@@ -119,6 +126,18 @@ impl ShardCore {
     pub(super) fn fail(&self, error: Error) {
         self.health.lock().get_or_insert(error);
         self.sick.store(true, Ordering::Release);
+    }
+
+    /// A sync that this shard's turn depended on failed: its log and its memtable part ways.
+    pub(super) fn fail_for_sync(&self, error: &Error) {
+        self.fail(Error::with_source(
+            ErrorKind::Poisoned,
+            format!(
+                "a sync for shard {} failed: it refuses writes until it is re-opened (`reopen_shards`)",
+                self.index
+            ),
+            error.clone(),
+        ));
     }
 
     /// Why the shard takes no writes, if it does not.
@@ -174,6 +193,14 @@ impl ShardCore {
 
     pub(super) fn set_job_error(&self, error: Option<Error>) {
         *self.job_error.lock() = error;
+    }
+
+    pub(super) fn set_compaction_error(&self, error: Option<Error>) {
+        *self.compaction_error.lock() = error;
+    }
+
+    pub(super) fn compaction_error(&self) -> Option<Error> {
+        self.compaction_error.lock().clone()
     }
 
     pub(super) fn job_error(&self) -> Option<Error> {

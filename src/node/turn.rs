@@ -80,7 +80,7 @@ impl NodeCore {
         writer.begin_frame(FrameKind::Data);
         for WriteRequest { work, durability, _permit: permit } in requests {
             let before = writer.staged_ops();
-            answers.push((self.stage(writer, work), permit));
+            answers.push((self.stage(shard, writer, work), permit));
             synced |= durability == Durability::Synced && writer.staged_ops() > before;
         }
         writer.end_frame();
@@ -98,6 +98,9 @@ impl NodeCore {
 
     /// Appends what is staged, syncs if asked, and applies it.
     fn commit(&self, shard: &ShardCore, writer: &mut TreeWriter, synced: bool) -> Result<()> {
+        if synced {
+            self.check_syncable(shard)?;
+        }
         let started = self.env.clock.monotonic();
         let first = self.take_seqnos(writer.staged_ops());
         if let Err(error) = writer.append(first) {
@@ -107,7 +110,10 @@ impl NodeCore {
         }
         shard.note_turn(nanos(self.env.clock.monotonic().saturating_sub(started)));
         if synced && let Err(error) = self.sync_with_batches(shard) {
+            // IMPORTANT: the log holds what the memtable will never show, so this incarnation ends here: a
+            // re-open decides over the logs what stands.
             writer.abandon();
+            shard.fail_for_sync(&error);
             return Err(error);
         }
         writer.apply();
@@ -133,9 +139,11 @@ impl NodeCore {
     }
 
     /// Stages one request; what it returns answers the caller once the turn's outcome is known.
-    fn stage(&self, writer: &mut TreeWriter, work: Work) -> Answer {
+    fn stage(&self, shard: &ShardCore, writer: &mut TreeWriter, work: Work) -> Answer {
         match work {
-            Work::Steps { steps, reply } => Answer::Steps { results: self.stage_steps(writer, steps), reply },
+            Work::Steps { steps, reply } => {
+                Answer::Steps { results: self.stage_steps(shard, writer, steps), reply }
+            }
             Work::Batch { writes, reply } => {
                 writes.iter().map(OwnedWrite::op).for_each(|op| writer.stage(&op));
                 Answer::Batch(reply)
@@ -144,7 +152,12 @@ impl NodeCore {
         }
     }
 
-    fn stage_steps(&self, writer: &mut TreeWriter, steps: Vec<TurnStep>) -> Vec<StepResult> {
+    fn stage_steps(
+        &self,
+        shard: &ShardCore,
+        writer: &mut TreeWriter,
+        steps: Vec<TurnStep>,
+    ) -> Vec<StepResult> {
         // Once a step is stale, the later steps of its key wait with it, so that their order stays.
         let mut stale: HashSet<KeyHash> = HashSet::new();
         steps
@@ -154,7 +167,7 @@ impl NodeCore {
                     return StepResult::Stale(step);
                 }
                 let hash = step.hash;
-                let result = self.stage_step(writer, step);
+                let result = self.stage_step(shard, writer, step);
                 if matches!(result, StepResult::Stale(_)) {
                     stale.insert(hash);
                 }
@@ -163,7 +176,7 @@ impl NodeCore {
             .collect()
     }
 
-    fn stage_step(&self, writer: &mut TreeWriter, step: TurnStep) -> StepResult {
+    fn stage_step(&self, shard: &ShardCore, writer: &mut TreeWriter, step: TurnStep) -> StepResult {
         let TurnStep { hash, key, action } = step;
         let (base, change) = match action {
             Action::Put(value) => {
@@ -182,7 +195,7 @@ impl NodeCore {
         });
         let previous = match in_memory {
             Some(value) => value,
-            None if base.flush_count == writer.flush_count() => base.value,
+            None if base.holds_at(shard.incarnation, writer.flush_count()) => base.value,
             None => {
                 return StepResult::Stale(TurnStep { hash, key, action: Action::Update { base, change } });
             }

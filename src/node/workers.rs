@@ -18,7 +18,7 @@ pub(super) type Job = Box<dyn FnOnce() + Send>;
 #[derive(Debug)]
 pub(super) struct WorkerPool {
     name: &'static str,
-    queue: Mutex<Option<flume::Sender<Job>>>,
+    queue: Mutex<Option<flume::Sender<Option<Job>>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -33,12 +33,12 @@ impl WorkerPool {
         count: usize,
         capacity: usize,
     ) -> Result<Self> {
-        let (sender, receiver) = flume::bounded::<Job>(capacity);
+        let (sender, receiver) = flume::bounded::<Option<Job>>(capacity);
         let mut handles = Vec::with_capacity(count);
         for i in 0..count {
             let receiver = receiver.clone();
             let body = Box::new(move || {
-                for job in receiver {
+                while let Ok(Some(job)) = receiver.recv() {
                     if catch_unwind(AssertUnwindSafe(job)).is_err() {
                         tracing::error!(worker = name, "a background job panicked");
                     }
@@ -57,7 +57,7 @@ impl WorkerPool {
     /// # Errors
     /// `Closed` after [`WorkerPool::stop`].
     pub(super) fn submit(&self, job: Job) -> Result<()> {
-        self.sender()?.send(job).map_err(|_| Error::closed())
+        self.sender()?.send(Some(job)).map_err(|_| Error::closed())
     }
 
     /// Hands a job over, waiting, without blocking the thread, while the queue is full.
@@ -66,20 +66,26 @@ impl WorkerPool {
     /// `Closed` after [`WorkerPool::stop`].
     pub(super) async fn submit_async(&self, job: Job) -> Result<()> {
         let sender = self.sender()?;
-        sender.send_async(job).await.map_err(|_| Error::closed())
+        sender.send_async(Some(job)).await.map_err(|_| Error::closed())
     }
 
     /// Lets the queued jobs finish and ends the threads. A worker that calls this does not wait for itself.
     pub(super) fn stop(&self) {
-        self.queue.lock().take();
-        for handle in std::mem::take(&mut *self.threads.lock()) {
+        let queue = self.queue.lock().take();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        // NOTE: told one by one: a caller's future that waits for room holds a sender of its own, so the
+        // threads would not see the queue end.
+        for _ in &threads {
+            let _ = queue.as_ref().map(|queue| queue.send(None));
+        }
+        for handle in threads {
             if handle.thread().id() != std::thread::current().id() && handle.join().is_err() {
                 tracing::error!(worker = self.name, "a worker thread panicked");
             }
         }
     }
 
-    fn sender(&self) -> Result<flume::Sender<Job>> {
+    fn sender(&self) -> Result<flume::Sender<Option<Job>>> {
         self.queue.lock().clone().ok_or_else(Error::closed)
     }
 }

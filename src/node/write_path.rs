@@ -162,7 +162,7 @@ impl NodeCore {
         let lane = self.batch_lane.lock().clone().ok_or_else(Error::closed)?;
         let (reply, answer) = oneshot::channel();
         let request = BatchRequest { parts, durability, reply, _permit: Some(permit) };
-        lane.send_async(request).await.map_err(|_| Error::closed())?;
+        lane.send_async(Some(request)).await.map_err(|_| Error::closed())?;
         drop(lane);
         answer.await.unwrap_or_else(|_| Err(outcome_unknown()))
     }
@@ -303,7 +303,7 @@ impl NodeCore {
         let view = shard.tree.view();
         let flush_count = view.flush_count();
         let value = self.read_view(view, hash, key, caller).await?;
-        Ok(Base { flush_count, value })
+        Ok(Base { incarnation: shard.incarnation, flush_count, value })
     }
 }
 
