@@ -36,7 +36,7 @@ impl Node {
     /// Writes under one key of its own, named by its sequence number, to each of `members`.
     fn write(&mut self, members: &[u32], log: &mut Vec<Write>) -> Result<()> {
         let seqno = self.next_seqno;
-        self.next_seqno += members.len() as u64;
+        self.next_seqno += 1;
         log.push(Write { seqno, shards: members.to_vec(), cancelled: false });
         let mark = BatchMark {
             id: BatchId(seqno),
@@ -44,9 +44,9 @@ impl Node {
             frame_index: 0,
         };
         let key = format!("{seqno:06}");
-        for (place, member) in members.iter().enumerate() {
+        for member in members {
             let shard = &mut self.shards[*member as usize];
-            shard.seqno = seqno + place as u64 - 1;
+            shard.seqno = seqno - 1;
             let kind = if members.len() > 1 { batch_frame(&mark) } else { FrameKind::Data };
             shard.write_frame(kind, &[put(key.as_bytes(), &[b'v'; 50], None)])?;
         }
@@ -59,17 +59,17 @@ impl Node {
         let (_, reached) = members.split_last().unwrap();
         let all: Vec<ShardId> = members.iter().map(|shard| ShardId(*shard)).collect();
         log.push(Write { seqno: id.0, shards: members.to_vec(), cancelled: true });
-        for (place, member) in reached.iter().enumerate() {
+        for member in reached {
             let shard = &mut self.shards[*member as usize];
             let writer = &mut shard.writer;
             writer.begin_frame(FrameKind::Batch { id, participants: all.clone() });
             writer.stage(&put(format!("{:06}", id.0).as_bytes(), b"cancelled", None));
             writer.end_frame();
-            let appended = writer.append(crate::ids::SeqNo(id.0 + place as u64)).map(drop);
+            let appended = writer.append(crate::ids::SeqNo(id.0)).map(drop);
             writer.abandon();
             appended?;
         }
-        self.next_seqno += members.len() as u64;
+        self.next_seqno += 1;
         // The interval sync may come in between.
         for member in reached.iter().filter(|_| rng.below(2) == 0) {
             self.shards[*member as usize].tree.wal().sync()?;
@@ -203,11 +203,11 @@ fn batches_stand_wholly_or_not_at_all() {
 
 fn append_batch(node: &mut Node, members: &[u32], appended: &[u32]) -> BatchId {
     let id = BatchId(node.next_seqno);
-    node.next_seqno += members.len() as u64;
+    node.next_seqno += 1;
     for member in appended {
         let shard = &mut node.shards[*member as usize];
         let participants = members.iter().map(|shard| ShardId(*shard)).collect();
-        shard.seqno = id.0 + u64::from(*member) - 1;
+        shard.seqno = id.0 - 1;
         let key = format!("{:06}", id.0);
         shard
             .write_frame(FrameKind::Batch { id, participants }, &[put(key.as_bytes(), b"part", None)])
