@@ -78,6 +78,7 @@ impl World {
             return Self { storage: Arc::new(DiskStorage::new()), sim: None, dir, _temp: Some(temp) };
         }
         let sim = SimStorage::new(seed);
+        sim.create_dir_all(Path::new("/data")).and_then(|()| sim.sync_dir(Path::new("/"))).unwrap();
         sim.set_root("/data");
         sim.set_write_once(".sst");
         Self { storage: Arc::new(sim.clone()), sim: Some(sim), dir: "/data/node".into(), _temp: None }

@@ -1,5 +1,7 @@
 //! Random choices from a seed: the same seed gives the same choices on every machine.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 /// A sequence of random numbers (`SplitMix64`).
 #[derive(Clone, Debug)]
 pub(crate) struct Random {

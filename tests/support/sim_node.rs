@@ -10,8 +10,11 @@ use std::{
 };
 
 use dbex::{
-    CompactionStrategy, Env, NodeOptions, Result, blocking::Node, codec::compress::Compression,
-    key::KeyRange, storage::sim::SimStorage,
+    CompactionStrategy, Env, NodeOptions, Result,
+    blocking::Node,
+    codec::compress::Compression,
+    key::KeyRange,
+    storage::{Storage, sim::SimStorage},
 };
 
 use crate::{
@@ -49,6 +52,8 @@ pub(crate) fn env(disk: &SimStorage, seed: u64) -> Env {
 /// A disk that complains when a node writes outside its directory or to a table that was finished.
 pub(crate) fn disk(seed: u64) -> SimStorage {
     let disk = SimStorage::new(seed);
+    // The root is there, durably, before the node is.
+    disk.create_dir_all(Path::new("/data")).and_then(|()| disk.sync_dir(Path::new("/"))).unwrap();
     disk.set_root("/data");
     disk.set_write_once(".sst");
     disk
