@@ -74,7 +74,11 @@ impl Script {
         match &mut self.clients[..] {
             [alone] => run(alone),
             clients => {
-                thread::scope(|scope| clients.iter_mut().for_each(|client| drop(scope.spawn(|| run(client)))))
+                thread::scope(|scope| {
+                    for client in clients {
+                        scope.spawn(|| run(client));
+                    }
+                });
             }
         }
     }

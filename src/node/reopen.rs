@@ -124,7 +124,11 @@ fn install(core: &NodeCore, index: usize, state: ShardState) {
     }
 }
 
+/// The shard did not open. What its last incarnation published stays readable; without one it refuses everything.
 fn refuse(core: &NodeCore, index: usize, error: &Error) {
+    if core.shard(index).is_ok() {
+        return;
+    }
     install(core, index, ShardState::Refused(error.context(format!("shard {index} is not open"))));
     core.account_anew(index);
 }

@@ -26,6 +26,7 @@ pub use sections::{
     CompactionSection, IoSection, LogFormat, LogLevel, LogSection, MemorySection, NodeSection, Secret,
     ServerSection,
 };
+#[cfg(feature = "server")]
 pub(crate) use value::size_text;
 
 use crate::{

@@ -50,7 +50,10 @@ impl Client {
             600..780 => self.batch(node),
             780..820 => self.update(node),
             820..930 => self.read(node),
-            930..950 => self.compare(&read_all(node, self.name.as_bytes())?),
+            930..950 => {
+                self.compare(&read_all(node, self.name.as_bytes())?);
+                Ok(())
+            }
             950..970 => self.settling(node.sync()),
             970..988 => self.settling(node.flush()),
             988..994 => self.settling(node.settle()),
@@ -118,7 +121,7 @@ impl Client {
         Ok(())
     }
 
-    fn compare(&self, found: &State) -> Result<()> {
+    fn compare(&self, found: &State) {
         let show = |state: &State| -> Vec<_> {
             state
                 .iter()
@@ -126,7 +129,6 @@ impl Client {
                 .collect()
         };
         assert_eq!(show(found), show(self.history.live()), "{} finds other keys than it wrote", self.name);
-        Ok(())
     }
 
     fn settling(&mut self, done: Result<()>) -> Result<()> {
