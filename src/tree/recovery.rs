@@ -232,15 +232,17 @@ impl TreeRecovery {
 
     /// Writes the whole state anew, with what the cut adds to it.
     fn write_manifest(&mut self, cut: &Cut, highest_seqno: SeqNo) -> Result<Manifest> {
-        if self.is_new {
-            let storage = &self.context.storage;
-            let made = Level::ALL.iter().map(|level| level.dir_name()).chain([WAL_DIR]);
-            for dir in made.map(|name| self.dir.join(name)) {
-                storage.create_dir_all(&dir).map_err(|error| Error::io("create", &dir, error))?;
-            }
-            if let Some(parent) = self.dir.parent() {
-                storage.sync_dir(parent).map_err(|error| Error::io("sync", parent, error))?;
-            }
+        // NOTE: at every open: a power loss while the shard was made can leave its manifest and take a directory.
+        let storage = &self.context.storage;
+        let made = Level::ALL.iter().map(|level| level.dir_name()).chain([WAL_DIR]);
+        for dir in made.map(|name| self.dir.join(name)) {
+            storage.create_dir_all(&dir).map_err(|error| Error::io("create", &dir, error))?;
+        }
+        storage.sync_dir(&self.dir).map_err(|error| Error::io("sync", &self.dir, error))?;
+        if self.is_new
+            && let Some(parent) = self.dir.parent()
+        {
+            storage.sync_dir(parent).map_err(|error| Error::io("sync", parent, error))?;
         }
         let edit = VersionEdit {
             next_file: self.highest_file.next(),
