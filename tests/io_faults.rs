@@ -32,7 +32,7 @@ use random::{Random, derive};
 use report::{Watchdog, say};
 use sim_node::{HASH_SEED, SHARDS, open, read_all};
 
-const HANGS_AFTER: Duration = Duration::from_mins(5);
+const HANGS_AFTER: Duration = Duration::from_mins(1);
 const KEYS: usize = 30;
 const STEPS: usize = 120;
 /// The shard that the faults hit.
@@ -164,26 +164,46 @@ enum Cure {
     Kill,
 }
 
-/// One script in which one sync of the sick shard fails; false if it has fewer syncs.
-fn fail_one_sync(seed: u64, place: &str, nth: u64, loss: SyncLoss, with_batches: bool, cure: Cure) -> bool {
+/// What a failed sync did.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    /// There are not so many syncs.
+    None,
+    /// The shard is as well as ever: what failed was tried again with another file.
+    TriedAgain,
+    Poisoned,
+}
+
+/// One script in which one sync of the sick shard fails.
+fn fail_one_sync(seed: u64, place: &str, nth: u64, loss: SyncLoss, with_batches: bool, cure: Cure) -> Effect {
     let disk = sim_node::disk(seed);
     let options = sim_node::options(&mut Random::new(seed));
     let mut writer = Writer::new(seed, with_batches);
     let node = open(&disk, &options, seed).unwrap();
     disk.fail(FaultRule::new(Fault::Sync(loss)).on(&[OpKind::Sync]).path(place).nth(nth));
+    let mut errors = 0;
     for _ in 0..STEPS {
         writer.step(&node, &mut |shards, error| {
             assert!(shards.contains(&SICK) || with_batches, "a shard that is well refuses: {error}");
             assert!(disk.faults_fired() > 0, "nothing has failed yet: {error}");
+            errors += 1;
         });
     }
     if disk.faults_fired() == 0 {
         node.close().unwrap();
-        return false;
+        return Effect::None;
     }
     // The faulty disk is well again, but nobody may believe that: the shard stays as it is.
     disk.clear_faults();
+    if node.stats().unwrap().shards[SICK as usize].trouble.is_none() {
+        assert_eq!(errors, 0, "a shard that is well has refused something");
+        assert_healed(&mut writer, &node, &disk, &options, seed);
+        return Effect::TriedAgain;
+    }
     assert_refuses(&mut writer, &node, with_batches);
+    if place.contains("wal") {
+        assert_eq!(node.sync().unwrap_err().kind(), ErrorKind::Poisoned);
+    }
     match cure {
         Cure::ReopenShards => {
             node.reopen_shards().unwrap();
@@ -198,7 +218,7 @@ fn fail_one_sync(seed: u64, place: &str, nth: u64, loss: SyncLoss, with_batches:
             assert_healed(&mut writer, &node, &image, &options, seed);
         }
     }
-    true
+    Effect::Poisoned
 }
 
 fn assert_refuses(writer: &mut Writer, node: &Node, with_batches: bool) {
@@ -221,19 +241,14 @@ fn assert_refuses(writer: &mut Writer, node: &Node, with_batches: bool) {
         batch.put(Writer::key_of(shard), "half");
     }
     assert_eq!(node.write(batch).unwrap_err().kind(), ErrorKind::Poisoned);
-    assert_eq!(node.sync().unwrap_err().kind(), ErrorKind::Poisoned);
-    let stats = node.stats().unwrap();
-    assert!(
-        stats.shards[SICK as usize].trouble.is_some(),
-        "the stats do not tell that the shard is poisoned"
-    );
     writer.ledger.check_live(&writer.find(node)).unwrap();
 }
 
-/// Fails each sync below `place` in turn; returns how many there were.
+/// Fails each sync below `place` in turn; returns how many poisoned their shard.
 fn fail_every_sync(seed: u64, place: &str, with_batches: bool) -> u64 {
     let cures = [Cure::ReopenShards, Cure::PowerLoss, Cure::Kill];
-    let mut runs = 0;
+    let mut poisoned = 0;
+    let watchdog = Watchdog::new(HANGS_AFTER, String::new);
     for nth in 0.. {
         let mut is_beyond = true;
         for (number, loss) in LOSSES.into_iter().enumerate() {
@@ -241,25 +256,23 @@ fn fail_every_sync(seed: u64, place: &str, with_batches: bool) -> u64 {
             let what = format!(
                 "DBEX_TEST_SEED={seed}, sync {nth} below {place}, {loss:?}, {cure:?}, batches: {with_batches}"
             );
-            let hanging = what.clone();
-            let _watchdog = Watchdog::new(HANGS_AFTER, move || hanging);
+            watchdog.at(&what);
             let ran = std::panic::catch_unwind(|| fail_one_sync(seed, place, nth, loss, with_batches, cure));
-            let hit = ran.unwrap_or_else(|panic| {
+            let effect = ran.unwrap_or_else(|panic| {
                 say(format_args!("VIOLATION {what}"));
                 std::panic::resume_unwind(panic)
             });
-            runs += u64::from(hit);
-            is_beyond &= !hit;
+            poisoned += u64::from(effect == Effect::Poisoned);
+            is_beyond &= effect == Effect::None;
         }
         if is_beyond {
-            return runs;
+            break;
         }
     }
-    runs
+    poisoned
 }
 
 #[test]
-#[ignore = "not reliable yet: a sync that only prepares a segment fails unnoticed, rightly, and the script takes it for the log's"]
 fn a_failed_sync_of_a_log_poisons_its_shard_alone_until_it_is_reopened() {
     let seed = report::seed();
     say(format_args!("io_faults: DBEX_TEST_SEED={seed}"));
@@ -285,12 +298,12 @@ fn a_failed_sync_of_a_manifest_poisons_its_shard_until_it_is_reopened() {
 }
 
 #[test]
-#[ignore = "not reliable yet: the script takes the error of a compaction that is about to be tried again for a lasting one"]
 fn a_failed_sync_of_a_table_is_tried_again_with_another_file() {
     let seed = derive(report::seed(), 3);
     let mut runs = 0;
+    let watchdog = Watchdog::new(HANGS_AFTER, move || format!("DBEX_TEST_SEED={seed}"));
     for nth in 0.. {
-        let _watchdog = Watchdog::new(HANGS_AFTER, move || format!("table sync {nth}, seed {seed}"));
+        watchdog.at(format!("table sync {nth}"));
         let disk = sim_node::disk(seed);
         let options = sim_node::options(&mut Random::new(seed));
         let mut writer = Writer::new(seed, true);
@@ -327,14 +340,14 @@ fn until(mut works: impl FnMut() -> Result<()>, what: &str) {
 }
 
 #[test]
-#[ignore = "known gap: a shard does not open on a disk so full that its fresh log segment finds no room"]
 fn a_full_disk_refuses_writes_and_the_node_goes_on_once_there_is_room() {
     let seed = derive(report::seed(), 4);
     let (mut refused, mut reopened) = (0, 0);
     let rounds = 60 * report::scale() as u64;
+    let watchdog = Watchdog::new(HANGS_AFTER, String::new);
     for round in 0..rounds {
         let seed = derive(seed, round);
-        let _watchdog = Watchdog::new(HANGS_AFTER, move || format!("full disk, seed {seed}"));
+        watchdog.at(format!("full disk, seed {seed}"));
         let disk = sim_node::disk(seed);
         let mut random = Random::new(seed);
         let options = sim_node::options(&mut random);
@@ -364,7 +377,8 @@ fn a_full_disk_refuses_writes_and_the_node_goes_on_once_there_is_room() {
             assert_healed(&mut writer, &node, &disk, &options, seed);
             continue;
         }
-        // The process ends while the disk is full; the next one may come too early.
+        // The process ends while the disk is full; the next one may come too early, and then a shard has no
+        // room for a log.
         let image = disk.kill();
         let _ = node.close();
         let node = open(&image, &options, seed).or_else(|error| {
@@ -373,6 +387,11 @@ fn a_full_disk_refuses_writes_and_the_node_goes_on_once_there_is_room() {
             open(&image, &options, seed)
         });
         let node = node.unwrap();
+        if let Err(error) = read_all(&node, b"") {
+            assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+            image.set_capacity(None);
+            node.reopen_shards().unwrap();
+        }
         writer.ledger.check_live(&writer.find(&node)).unwrap();
         image.set_capacity(None);
         until(|| node.flush(), "a flush to a disk that has room again");

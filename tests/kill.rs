@@ -327,8 +327,9 @@ fn no_reply_is_forgotten_by_a_server_that_is_killed() {
         (0..CONNECTIONS).map(|number| Writer::new(number, derive(seed, number as u64))).collect();
     let rounds = ROUNDS * report::scale();
     let (mut checked, mut synced_rounds) = (0, 0);
+    let watchdog = Watchdog::new(HANGS_AFTER, move || format!("DBEX_TEST_SEED={seed}"));
     for round in 0..=rounds {
-        let _watchdog = Watchdog::new(HANGS_AFTER, move || format!("round {round}, DBEX_TEST_SEED={seed}"));
+        watchdog.at(format!("round {round}"));
         let durability = if round % 3 == 2 { "synced" } else { "buffered" };
         let mut server = Server::start(dir.path(), durability);
         let mut client = RespClient::connect(server.address).unwrap();

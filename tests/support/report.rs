@@ -32,21 +32,33 @@ pub(crate) fn scale() -> usize {
         .map_or(1, |text| text.parse().expect("DBEX_TEST_SCALE is a whole number"))
 }
 
-/// Ends the process with a word about where it stood when it lives too long: a test that hangs tells nothing else.
+/// Ends the process with a word about where it stood when nothing moves: a test that hangs tells nothing else.
 pub(crate) struct Watchdog {
-    _alive: Sender<()>,
+    places: Sender<String>,
 }
 
 impl Watchdog {
-    /// Says `about` when it comes to that.
+    /// Says `about` and the last place when no [next place](Self::at) was come to in time.
     pub(crate) fn new(patience: Duration, about: impl FnOnce() -> String + Send + 'static) -> Self {
-        let (alive, gone) = channel();
+        let (places, reached) = channel();
         thread::spawn(move || {
-            if gone.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
-                say(format_args!("HANGS for {patience:?}: {}", about()));
+            let mut last = "the beginning".to_owned();
+            let ended = loop {
+                match reached.recv_timeout(patience) {
+                    Ok(place) => last = place,
+                    Err(ended) => break ended,
+                }
+            };
+            if ended == RecvTimeoutError::Timeout {
+                say(format_args!("HANGS for {patience:?} at {last}: {}", about()));
                 std::process::abort();
             }
         });
-        Self { _alive: alive }
+        Self { places }
+    }
+
+    /// The test has come this far, and the patience begins anew.
+    pub(crate) fn at(&self, place: impl Into<String>) {
+        self.places.send(place.into()).expect("the watchdog lives as long as this");
     }
 }
