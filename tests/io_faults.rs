@@ -169,8 +169,8 @@ enum Cure {
 enum Effect {
     /// There are not so many syncs.
     None,
-    /// The shard is as well as ever: what failed was tried again with another file.
-    TriedAgain,
+    /// The shard is as well as ever: nothing was in that file yet, and the next write came with another one.
+    Harmless,
     Poisoned,
 }
 
@@ -189,16 +189,19 @@ fn fail_one_sync(seed: u64, place: &str, nth: u64, loss: SyncLoss, with_batches:
             errors += 1;
         });
     }
+    disk.clear_faults();
     if disk.faults_fired() == 0 {
         node.close().unwrap();
         return Effect::None;
     }
-    // The faulty disk is well again, but nobody may believe that: the shard stays as it is.
-    disk.clear_faults();
+    // The disk is well again, but nobody may believe that: the shard stays as it is. What failed in the
+    // background is known once these return.
+    let _ = node.sync();
+    let _ = node.settle();
     if node.stats().unwrap().shards[SICK as usize].trouble.is_none() {
-        assert_eq!(errors, 0, "a shard that is well has refused something");
+        assert!(errors <= 1, "a shard that is well has refused {errors} calls for one fault");
         assert_healed(&mut writer, &node, &disk, &options, seed);
-        return Effect::TriedAgain;
+        return Effect::Harmless;
     }
     assert_refuses(&mut writer, &node, with_batches);
     if place.contains("wal") {

@@ -118,8 +118,14 @@ impl NodeCore {
         for (shard, _) in turns.values() {
             shard.check_takes_writes()?;
         }
-        let ran = catch_unwind(AssertUnwindSafe(|| self.commit_together(&mut turns, batches, synced)));
-        let Ok(result) = ran else {
+        let ran = catch_unwind(AssertUnwindSafe(|| {
+            let result = self.commit_together(&mut turns, batches, synced);
+            for (shard, turn) in turns.values_mut() {
+                self.after_turn(shard, &mut turn.writer);
+            }
+            result
+        }));
+        ran.unwrap_or_else(|_| {
             for (shard, _) in turns.values() {
                 shard.fail(Error::busy(format!("shard {} has failed and is being re-opened", shard.index)));
             }
@@ -127,12 +133,8 @@ impl NodeCore {
             for (shard, _) in turns.values() {
                 self.tell_failed(shard);
             }
-            return Err(outcome_unknown());
-        };
-        for (shard, turn) in turns.values_mut() {
-            self.after_turn(shard, &mut turn.writer);
-        }
-        result
+            Err(outcome_unknown())
+        })
     }
 
     fn commit_together(
@@ -157,8 +159,7 @@ impl NodeCore {
         if synced && let Err(error) = self.sync_participants(turns) {
             // IMPORTANT: all participants end here and are re-opened together: their logs hold the batches,
             // and only over all of them is decided whether those stand.
-            for (shard, turn) in turns.values_mut() {
-                turn.writer.abandon();
+            for (shard, _) in turns.values() {
                 shard.fail_for_sync(&error);
             }
             return Err(error);
@@ -208,9 +209,7 @@ impl NodeCore {
             turn.writer.begin_frame(FrameKind::Cancel { id: *id });
             turn.writer.end_frame();
         }
-        let appended = turn.writer.append(SeqNo(0));
-        turn.writer.abandon();
-        if let Err(error) = appended {
+        if let Err(error) = turn.writer.append(SeqNo(0)) {
             self.void_batches.lock().extend(ids);
             tracing::error!(shard = shard.index, error = %error, "cannot cancel a batch: the shard refuses writes until it is re-opened");
             shard.fail(Error::with_source(

@@ -97,7 +97,12 @@ impl Coordinator {
     fn load(&mut self, shard: &ShardCore, now: Duration) -> ShardLoad {
         shard.news.store(false, std::sync::atomic::Ordering::Release);
         let load = shard.tree.load();
-        let place = self.shards.get_mut(shard.index);
+        let mut place = self.shards.get_mut(shard.index);
+        if let Some(place) = &mut place
+            && shard.retry.swap(false, std::sync::atomic::Ordering::AcqRel)
+        {
+            (place.no_flush_before, place.no_compaction_before) = (None, None);
+        }
         let (waited, mut no_flush_before, mut no_compaction_before) =
             place.map_or_else(Default::default, |place| {
                 let due = load.compaction_due;

@@ -36,11 +36,7 @@ impl Drop for Report {
             tracing::error!(shard = self.shard.index, job = ?self.class, error = %error, "a background job failed; it will be tried again");
         }
         let failed = error.is_some();
-        // A flush's error is what writers that wait for memory are told; a compaction's, who waits for it to settle.
-        match self.class {
-            IoClass::Flush => self.shard.set_job_error(error),
-            IoClass::Compaction => self.shard.set_compaction_error(error),
-        }
+        self.shard.failures(self.class).note(error);
         self.core.note_memory(self.shard.index);
         if let Some(coordinator) = self.core.coordinator.get() {
             coordinator.do_send(JobDone { shard: self.shard.index, class: self.class, failed });

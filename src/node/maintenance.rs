@@ -1,6 +1,9 @@
 //! What a user asks of the whole node: sync, flush, settle, compact, re-open.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use super::{
     budget::IoClass,
@@ -70,7 +73,7 @@ impl NodeCore {
         }
         for (shard, flushes) in sealed {
             // A flush that ran already may have left out what was sealed now; the second from here has it.
-            self.wait_until(&shard, |shard| {
+            self.wait_until(&shard, &[IoClass::Flush], |shard| {
                 let load = shard.tree.load();
                 load.sealed_count == 0 || shard.tree.view().flush_count() >= flushes + 2
             })
@@ -87,7 +90,8 @@ impl NodeCore {
         self.flush_all(caller).await?;
         for index in 0..self.shards.len() {
             let shard = self.shard(index)?;
-            self.wait_until(&shard, |shard| self.is_settled(shard)).await?;
+            self.wait_until(&shard, &[IoClass::Flush, IoClass::Compaction], |shard| self.is_settled(shard))
+                .await?;
         }
         Ok(())
     }
@@ -101,9 +105,17 @@ impl NodeCore {
             || shard.tree.plan_compaction(self.seqno_watermark(), self.now_ms()).is_none())
     }
 
-    /// Waits for background work until `done`, or until it fails.
-    async fn wait_until(&self, shard: &ShardCore, done: impl Fn(&ShardCore) -> bool) -> Result<()> {
+    /// Waits for background work of these kinds until `done`, or until it fails. What failed before is tried again.
+    async fn wait_until(
+        &self,
+        shard: &ShardCore,
+        classes: &[IoClass],
+        done: impl Fn(&ShardCore) -> bool,
+    ) -> Result<()> {
         let mut progress = self.progress.subscribe();
+        let failures = classes.iter().map(|class| shard.failures(*class));
+        let before: Vec<_> = failures.map(|failures| (failures, failures.count())).collect();
+        shard.retry.store(true, Ordering::Release);
         loop {
             progress.borrow_and_update();
             if done(shard) {
@@ -111,7 +123,7 @@ impl NodeCore {
             }
             self.lifecycle.check_open()?;
             shard.check_takes_writes()?;
-            if let Some(error) = shard.job_error().or_else(|| shard.compaction_error()) {
+            if let Some(error) = before.iter().find_map(|(failures, count)| failures.since(*count)) {
                 return Err(error);
             }
             self.tell_news(shard);

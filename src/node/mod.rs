@@ -26,6 +26,7 @@ mod directory_lock;
 mod env;
 mod grant;
 mod handle;
+mod job_failures;
 mod jobs;
 mod maintenance;
 #[cfg(feature = "actix-api")]

@@ -20,7 +20,7 @@ use super::{
     accountant::Accountant,
     admission::Admission,
     batch::BatchRequest,
-    budget::Budget,
+    budget::{Budget, IoClass},
     coordinator::{Coordinator, LookAgain, ShardFailed},
     directory_lock::DirectoryLock,
     env::Env,
@@ -313,7 +313,7 @@ impl NodeCore {
             self.lifecycle.check_open()?;
             shard.check_takes_writes()?;
             // Whichever shard holds the memory: if its flushes fail, waiting is of no use.
-            if let Some(error) = self.open_shards().find_map(|shard| shard.job_error()) {
+            if let Some(error) = self.open_shards().find_map(|shard| shard.failures(IoClass::Flush).last()) {
                 return Err(error.context("the memtables are full and cannot be flushed"));
             }
             self.tell_news(shard);

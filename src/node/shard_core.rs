@@ -11,7 +11,9 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::{
     admission::Admission,
+    budget::IoClass,
     grant::ShardJobs,
+    job_failures::JobFailures,
     options::Durability,
     request::{Work, WriteRequest},
     turn_gate::{TurnGate, TurnPermit},
@@ -42,9 +44,10 @@ pub(super) struct ShardCore {
     sick: AtomicBool,
     /// The last `write`s of turns took this long, in nanoseconds, averaged; what a caller in place may have to wait.
     recent_turn_ns: AtomicU64,
-    /// Why the last flush failed, and the last compaction, while they do.
-    job_error: Mutex<Option<Error>>,
-    compaction_error: Mutex<Option<Error>>,
+    flush_failures: JobFailures,
+    compaction_failures: JobFailures,
+    /// Somebody waits for the jobs: what failed is to be tried again at once.
+    pub retry: AtomicBool,
     /// Whether the coordinator has been told that this shard wants to be looked at.
     pub news: AtomicBool,
 }
@@ -75,8 +78,9 @@ impl ShardCore {
             health: Mutex::new(None),
             sick: AtomicBool::new(false),
             recent_turn_ns: AtomicU64::new(0),
-            job_error: Mutex::new(None),
-            compaction_error: Mutex::new(None),
+            flush_failures: JobFailures::default(),
+            compaction_failures: JobFailures::default(),
+            retry: AtomicBool::new(false),
             news: AtomicBool::new(false),
         }
     }
@@ -191,20 +195,19 @@ impl ShardCore {
         let _ = self.inbox.try_send(request);
     }
 
-    pub(super) fn set_job_error(&self, error: Option<Error>) {
-        *self.job_error.lock() = error;
+    /// How the jobs of one kind fare.
+    pub(super) const fn failures(&self, class: IoClass) -> &JobFailures {
+        match class {
+            IoClass::Flush => &self.flush_failures,
+            IoClass::Compaction => &self.compaction_failures,
+        }
     }
+}
 
-    pub(super) fn set_compaction_error(&self, error: Option<Error>) {
-        *self.compaction_error.lock() = error;
-    }
-
-    pub(super) fn compaction_error(&self) -> Option<Error> {
-        self.compaction_error.lock().clone()
-    }
-
-    pub(super) fn job_error(&self) -> Option<Error> {
-        self.job_error.lock().clone()
+impl Drop for Turn<'_> {
+    /// What was staged and not applied is forgotten: no later turn may write what this one refused.
+    fn drop(&mut self) {
+        self.writer.abandon();
     }
 }
 

@@ -39,11 +39,12 @@ impl NodeCore {
         }
         let writer = &mut *turn.writer;
         // On a panic the requests are dropped while unwinding, and each caller learns that its outcome is unknown.
-        let ran = catch_unwind(AssertUnwindSafe(|| self.run_requests(shard, writer, requests)));
+        let ran = catch_unwind(AssertUnwindSafe(|| {
+            self.run_requests(shard, writer, requests);
+            self.after_turn(shard, writer);
+        }));
         if ran.is_err() {
             self.shard_panicked(shard);
-        } else {
-            self.after_turn(shard, writer);
         }
     }
 
@@ -64,14 +65,14 @@ impl NodeCore {
             writer.begin_frame(FrameKind::Data);
             writer.stage(op);
             writer.end_frame();
-            self.commit(shard, writer, durability == Durability::Synced)
+            let result = self.commit(shard, writer, durability == Durability::Synced);
+            self.after_turn(shard, writer);
+            result
         }));
-        let Ok(result) = ran else {
+        ran.unwrap_or_else(|_| {
             self.shard_panicked(shard);
-            return Err(outcome_unknown());
-        };
-        self.after_turn(shard, writer);
-        result
+            Err(outcome_unknown())
+        })
     }
 
     fn run_requests(&self, shard: &ShardCore, writer: &mut TreeWriter, requests: Vec<WriteRequest>) {
@@ -84,12 +85,7 @@ impl NodeCore {
             synced |= durability == Durability::Synced && writer.staged_ops() > before;
         }
         writer.end_frame();
-        let result = if writer.staged_ops() > 0 {
-            self.commit(shard, writer, synced)
-        } else {
-            writer.abandon();
-            Ok(())
-        };
+        let result = if writer.staged_ops() > 0 { self.commit(shard, writer, synced) } else { Ok(()) };
         for (answer, permit) in answers {
             answer.send(&result, writer);
             drop(permit);
@@ -104,7 +100,6 @@ impl NodeCore {
         let started = self.env.clock.monotonic();
         let first = self.take_seqnos(writer.staged_ops());
         if let Err(error) = writer.append(first) {
-            writer.abandon();
             self.note_append_failure(shard, &error);
             return Err(error);
         }
@@ -112,7 +107,6 @@ impl NodeCore {
         if synced && let Err(error) = self.sync_with_batches(shard) {
             // IMPORTANT: the log holds what the memtable will never show, so this incarnation ends here: a
             // re-open decides over the logs what stands.
-            writer.abandon();
             shard.fail_for_sync(&error);
             return Err(error);
         }
