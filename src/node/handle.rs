@@ -328,6 +328,9 @@ impl Node {
     /// Re-opens every shard that refuses writes, or did not open: after a sync failure, repeated panics, or
     /// once damage is mended. What its log still holds is written anew before it takes a write.
     ///
+    /// A log whose sync failed may have lost its half of a batch, so the healthy shards are re-opened with it;
+    /// their writers get `Busy` for that moment, and buffered writes that rest on what was lost go with it.
+    ///
     /// # Errors
     /// Why a shard could not be re-opened; the others are.
     pub fn reopen_shards(&self) -> impl Future<Output = Result<()>> + Send + 'static {

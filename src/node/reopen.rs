@@ -18,7 +18,7 @@ use crate::{
 const POLL: Duration = Duration::from_millis(1);
 
 /// Re-opens failed shards on a thread of its own. With a reply, asked by a user: those that are poisoned or
-/// were refused, too.
+/// were refused, too, and then the healthy ones with them.
 pub(super) fn start(core: &Arc<NodeCore>, reply: Option<oneshot::Sender<Result<()>>>) {
     let thread_core = Arc::clone(core);
     let body = Box::new(move || {
@@ -38,8 +38,7 @@ pub(super) fn start(core: &Arc<NodeCore>, reply: Option<oneshot::Sender<Result<(
 fn reopen_failed(core: &Arc<NodeCore>, asked: bool) -> Result<()> {
     let _one_at_a_time = core.reopening.lock();
     core.lifecycle.check_open()?;
-    let failed: Vec<usize> =
-        (0..core.shards.len()).filter(|index| needs_reopen(core, *index, asked)).collect();
+    let failed = to_reopen(core, asked);
     for index in &failed {
         if let Ok(old) = core.shard(*index) {
             fence(core, &old);
@@ -95,14 +94,34 @@ fn reopen_failed(core: &Arc<NodeCore>, asked: bool) -> Result<()> {
     result
 }
 
-fn needs_reopen(core: &NodeCore, index: usize, asked: bool) -> bool {
-    match core.shard(index) {
-        Ok(shard) => {
-            let sick = shard.health().or_else(|| shard.tree.writable().err());
-            sick.is_some_and(|error| asked || error.kind() == ErrorKind::Busy)
-        }
-        Err(_) => asked,
+/// The shards to re-open, those that are sick first.
+fn to_reopen(core: &NodeCore, asked: bool) -> Vec<usize> {
+    let all = 0..core.shards.len();
+    let panicked: Vec<usize> =
+        all.clone().filter(|index| sickness(core, *index) == Some(Sickness::Panicked)).collect();
+    let logs_in_doubt: Vec<usize> =
+        all.clone().filter(|index| sickness(core, *index) == Some(Sickness::LogInDoubt)).collect();
+    if !asked || logs_in_doubt.is_empty() {
+        return panicked;
     }
+    // IMPORTANT: such a log may have lost its half of a batch that the others hold, in memory and in logs that
+    // were synced since. What stands is decided over all logs, as at the open of a node.
+    let others = all.filter(|index| !logs_in_doubt.contains(index));
+    logs_in_doubt.iter().copied().chain(others).collect()
+}
+
+#[derive(PartialEq, Eq)]
+enum Sickness {
+    /// All that it was told has reached its log.
+    Panicked,
+    /// A sync failed, or the shard never opened.
+    LogInDoubt,
+}
+
+fn sickness(core: &NodeCore, index: usize) -> Option<Sickness> {
+    let Ok(shard) = core.shard(index) else { return Some(Sickness::LogInDoubt) };
+    let error = shard.health().or_else(|| shard.tree.writable().err())?;
+    Some(if error.kind() == ErrorKind::Busy { Sickness::Panicked } else { Sickness::LogInDoubt })
 }
 
 /// Makes sure that nothing of the old incarnation writes again.
