@@ -322,7 +322,17 @@ fn a_failed_sync_poisons_and_reopening_in_place_recovers_what_was_synced() {
             history.step(&mut shard, &Step::Sync).unwrap();
             drop(shard);
             let image = sim.crash(n);
-            assert_eq!(state_of(&open(&image, &options).unwrap()), state, "{label}: after the power loss");
+            let opened = match open(&image, &options) {
+                Ok(opened) => opened,
+                // The names of new directories were reported as durable after their sync had failed: no program
+                // can know, but the loss is seen.
+                Err(error) if loss != SyncLoss::NothingLost && history.writes.is_empty() => {
+                    assert!(error.corruption_at().is_some(), "{label}: {error}");
+                    continue;
+                }
+                Err(error) => panic!("{label}, after the power loss: {error}"),
+            };
+            assert_eq!(state_of(&opened), state, "{label}: after the power loss");
         }
     }
     assert!(total > 20);

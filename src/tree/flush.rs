@@ -130,6 +130,11 @@ impl Tree {
     ) -> Result<FlushDone> {
         self.fence.check()?;
         sync_batches()?;
+        // NOTE: the log is not needed any more, but it tells, as long as its files are there, what was in it: should
+        // the edit be damaged later, it must not look as if nothing had been. A poisoned one is never kept.
+        if !self.wal.is_poisoned() {
+            self.wal.sync()?;
+        }
         self.install_flush_edit(output, true)
     }
 
@@ -139,8 +144,7 @@ impl Tree {
         mut output: FlushOutput,
         forget_cancelled: bool,
     ) -> Result<FlushDone> {
-        let last_segment = output.sealed.iter().map(|sealed| sealed.last_segment).max().unwrap_or_default();
-        let wal_floor = last_segment.next();
+        let wal_floor = output.sealed.iter().map(|sealed| sealed.next_segment).max().unwrap_or_default();
         let highest =
             output.sealed.iter().filter_map(|sealed| sealed.memtable.seqno_range()).map(|range| range.1);
         let synced = self.wal.synced();

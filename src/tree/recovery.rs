@@ -30,10 +30,10 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result},
-    ids::{BatchId, FileNumber, Level, SeqNo, ShardId},
+    ids::{BatchId, FileNumber, Level, SegmentNumber, SeqNo, ShardId},
     storage::{FileKind, Storage},
     table::{NoPace, Pace},
-    wal::{Discarded, FrameKind, LogPosition, RecoveredLog, WalWriter, create_log, read_log},
+    wal::{Discarded, FrameKind, LogPosition, RecoveredLog, WalWriter, create_log, read_log, segment_path},
 };
 
 const WAL_DIR: &str = "wal";
@@ -102,6 +102,7 @@ impl TreeRecovery {
         let wal_dir = dir.join(WAL_DIR);
         let synced = state.wal_synced.map(|(segment, offset)| LogPosition { segment, offset });
         let log = read_log(storage, &wal_dir, shard, state.wal_floor, synced)?;
+        check_floor(&log, state.wal_floor, &wal_dir)?;
         let orphans = found.tables.keys().filter(|path| !named.contains(*path)).cloned().collect();
         let mut strangers = found.strangers;
         strangers.extend(log.strangers.iter().cloned());
@@ -297,6 +298,16 @@ fn settle_log(tree: &Arc<Tree>, wal: &WalWriter, needs_flush: bool, highest_seqn
         Err(error) if error.kind() == ErrorKind::NoSpace && needs_flush => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// The floor's segment had its name, durably, before the manifest stated it, and is the first to go once the
+/// manifest states a higher one. Where it is missing that record is lost, and with it what was flushed.
+fn check_floor(log: &RecoveredLog, floor: SegmentNumber, wal_dir: &Path) -> Result<()> {
+    if floor == SegmentNumber(0) || log.segments.first() == Some(&floor) {
+        return Ok(());
+    }
+    let expected = "the log's first segment, says the manifest, whose last record may be damaged";
+    Err(Error::corruption(&segment_path(wal_dir, floor), 0, expected, "no file"))
 }
 
 fn marks_of(log: &RecoveredLog) -> (Vec<BatchMark>, Vec<BatchId>) {

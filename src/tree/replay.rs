@@ -21,16 +21,15 @@ pub(super) struct Replayed {
 }
 
 /// Replays the frames that the cut keeps, without void batches and what tables hold already. All of the log
-/// before `new_segment` goes when they are flushed.
+/// before `next_segment` goes when they are flushed.
 pub(super) fn replay(
     log: &RecoveredLog,
     cut: &Cut,
     flushed_seqno: SeqNo,
     options: &TreeOptions,
-    new_segment: SegmentNumber,
+    next_segment: SegmentNumber,
 ) -> Replayed {
-    let last_segment = SegmentNumber(new_segment.0.saturating_sub(1));
-    let seal = |memtable: Arc<Memtable>| Arc::new(SealedMemtable { memtable, last_segment });
+    let seal = |memtable: Arc<Memtable>| Arc::new(SealedMemtable { memtable, next_segment });
     let (mut memtable_writer, mut active) = memtable(next_memtable(options.memtable_bytes, None, 0));
     let (mut sealed, mut frames, mut entries) = (Vec::new(), 0, 0);
     let is_void = |frame: &RecoveredFrame| match &frame.kind {

@@ -16,8 +16,8 @@ use bytes::Bytes;
 /// A memtable that takes no more writes and waits for its flush.
 pub struct SealedMemtable {
     pub(super) memtable: Arc<Memtable>,
-    /// The last log segment with frames of it.
-    pub(super) last_segment: SegmentNumber,
+    /// The log segment that was begun when it was sealed: once it is flushed the log is needed from there.
+    pub(super) next_segment: SegmentNumber,
 }
 
 /// The memtables and tables of a shard at one moment.

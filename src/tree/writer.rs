@@ -213,11 +213,11 @@ impl TreeWriter {
             return Ok(());
         }
         self.tree.writable()?;
-        let last_segment = self.wal.rotate()?;
+        let next_segment = self.wal.rotate()?;
         let options = next_memtable(self.tree.options.memtable_bytes, Some(self.active()), self.staged.len());
         let (writer, active) = memtable(options);
         let sealed = std::mem::replace(&mut self.memtable, writer);
-        let sealed = Arc::new(SealedMemtable { memtable: Arc::clone(sealed.memtable()), last_segment });
+        let sealed = Arc::new(SealedMemtable { memtable: Arc::clone(sealed.memtable()), next_segment });
         self.tree.publish(|view| ReadView {
             active,
             sealed: std::iter::once(sealed).chain(view.sealed.iter().cloned()).collect(),

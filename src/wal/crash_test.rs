@@ -160,9 +160,9 @@ fn step(sim: &SimStorage, log: &mut TestLog, oracle: &mut Oracle, dice: &mut Dic
         17 => drop(log.pool.trim(usize::try_from(dice.below(2)).unwrap())),
         18 => drop(log.writer.rotate()),
         _ => {
-            if let Ok(last) = log.writer.rotate() {
+            if let Ok(next) = log.writer.rotate() {
                 // A flush of everything sealed: its tables are durable, and so is the manifest's floor.
-                oracle.raise_floor(last.next().max(SegmentNumber(oracle.floor)));
+                oracle.raise_floor(next.max(SegmentNumber(oracle.floor)));
                 drop(log.pool.release(SegmentNumber(oracle.floor)));
                 work.rotations += 1;
             }

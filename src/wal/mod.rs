@@ -38,6 +38,7 @@ pub use ops::{OpSpan, Ops};
 pub use pool::SegmentPool;
 pub use reader::read_log;
 pub use replay::{Discarded, RecoveredFrame, RecoveredLog};
+pub use segment::segment_path;
 pub use sync::WalSync;
 pub use writer::{NewLog, Predecessor, WalWriter, create_log};
 

@@ -49,8 +49,8 @@ struct PoolState {
     next_number: SegmentNumber,
     /// Ready to be written, lowest number first; all above the current segment's.
     spares: VecDeque<Segment>,
-    /// Free to be recycled.
-    freed: Vec<PathBuf>,
+    /// Free to be recycled, lowest number first.
+    freed: VecDeque<PathBuf>,
     /// Begun by the writer, or left by an earlier run: needed until the floor passes them.
     live: BTreeMap<SegmentNumber, LiveSegment>,
     /// Could not be removed; tried again.
@@ -85,7 +85,7 @@ impl SegmentPool {
         let state = PoolState {
             next_number: start.next_number,
             spares: VecDeque::new(),
-            freed: Vec::new(),
+            freed: VecDeque::new(),
             live: start.retained.into_iter().map(retain).collect(),
             doomed: Vec::new(),
             current: SegmentNumber(0),
@@ -150,14 +150,19 @@ impl SegmentPool {
         self.sync.forget_below(floor);
         let needed = state.live.split_off(&floor);
         let free = std::mem::replace(&mut state.live, needed);
-        for segment in free.into_values() {
+        let mut doomed = Vec::new();
+        for segment in free.into_values().rev() {
             let idle = state.spares.len() + state.freed.len();
             if segment.recyclable && !poisoned && idle < IDLE_MAX {
-                state.freed.push(segment.path);
+                state.freed.push_back(segment.path);
             } else {
-                state.doomed.push(segment.path);
+                doomed.push(segment.path);
             }
         }
+        state.freed.make_contiguous().sort();
+        // IMPORTANT: the lowest goes first. Should the manifest lose the record that states this floor, the
+        // floor before it is missed, and the log is not taken for one that ends early.
+        state.doomed.extend(doomed.into_iter().rev());
         drop(state);
         self.remove_doomed()
     }
@@ -171,7 +176,7 @@ impl SegmentPool {
         let mut state = self.state.lock();
         while state.spares.len() + state.freed.len() > keep {
             // NOTE: of the spares the highest goes first, so that the rest keeps its order.
-            let path = state.freed.pop().or_else(|| state.spares.pop_back().map(|spare| spare.path));
+            let path = state.freed.pop_front().or_else(|| state.spares.pop_back().map(|spare| spare.path));
             state.doomed.extend(path);
         }
         drop(state);
@@ -238,7 +243,7 @@ impl SegmentPool {
         let mut state = self.state.lock();
         let number = state.next_number;
         state.next_number = number.next();
-        let freed = state.freed.pop();
+        let freed = state.freed.pop_front();
         drop(state);
         let incarnation = Incarnation(mix(self.incarnation_seed ^ mix(number.get())));
         let identity = Identity { shard: self.shard, segment: number, incarnation };

@@ -181,7 +181,8 @@ pub(super) fn replay(
         let found = scan_beside(&image.bytes, from, identity, &mut evidence);
         let (in_chain, has_start) = (reached.contains_key(&image.number), image.start.is_some());
         let is_empty = found.frames <= u64::from(!in_chain && has_start);
-        if is_empty && (!in_chain || image.number > last_used) {
+        // NOTE: the floor's own segment stays, empty or not, until the floor passes it: its absence is a sign.
+        if is_empty && (!in_chain || image.number > last_used) && image.number != floor {
             idle.push(image.number);
         }
         if image.number >= end.segment {

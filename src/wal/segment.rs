@@ -77,7 +77,7 @@ impl SegmentName {
 }
 
 /// The path of a segment.
-pub(super) fn segment_path(dir: &Path, number: SegmentNumber) -> PathBuf {
+pub fn segment_path(dir: &Path, number: SegmentNumber) -> PathBuf {
     dir.join(format!("{number}{SUFFIX}"))
 }
 

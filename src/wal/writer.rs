@@ -182,21 +182,19 @@ impl WalWriter {
         Ok(end)
     }
 
-    /// Begins a new segment for what comes next (the memtable was sealed). Returns the last segment with frames
-    /// of the sealed memtable: when its flush is in the manifest, the log is needed from the number after it.
+    /// Begins a new segment for what comes next (the memtable was sealed). Returns its number: when the flush of
+    /// what was sealed is in the manifest, the log is needed from there. Its file has its name, durably.
     ///
     /// # Errors
     /// `Poisoned`, or `NoSpace` and `Io` when no segment can be prepared; the log goes on in the current one.
     pub fn rotate(&mut self) -> Result<SegmentNumber> {
         self.sync.begin_append()?;
         if self.started {
-            let last = self.current_segment();
             self.switch(0)?;
-            return Ok(last);
         }
         // IMPORTANT: a segment that was begun and not written stays the next one. An append to it that
         // failed may have left an intact start frame there, and the log before it must end where that says.
-        Ok(self.predecessor.map_or(SegmentNumber(0), |before| before.end.segment))
+        Ok(self.current_segment())
     }
 
     /// The segment that the next append goes to, if it fits.
