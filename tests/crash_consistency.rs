@@ -128,9 +128,12 @@ impl Script {
         };
         let node = open(&next, &self.options, seed).map_err(|error| format!("no second open: {error}"))?;
         self.clients.iter_mut().try_for_each(|client| client.check_after_end_of_process(&node))?;
+        node.settle().map_err(|error| format!("does not settle: {error}"))?;
+        let tables = sim_node::tables(&node);
         node.close().map_err(|error| format!("no second close: {error}"))?;
         next.assert_no_violations();
-        Ok(())
+        let files = sim_node::table_files(&next);
+        if files == tables { Ok(()) } else { Err(format!("{files} files of tables, {tables} in use")) }
     }
 }
 

@@ -153,7 +153,14 @@ fn assert_healed(
     let _ = node.close();
     let node = open(&image, options, seed).unwrap();
     writer.ledger.check_opened(&writer.find(&node)).unwrap();
+    node.settle().unwrap();
+    let tables = sim_node::tables(&node);
     node.close().unwrap();
+    assert_eq!(
+        sim_node::table_files(&image),
+        tables,
+        "files of tables that no version has, or the other way round"
+    );
 }
 
 /// How a poisoned shard is brought back.

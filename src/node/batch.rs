@@ -73,20 +73,24 @@ impl NodeCore {
         for shard in &shards {
             turns.insert(shard.index, (shard, shard.try_turn_in_place()?));
         }
-        Some(self.run_together(turns, &[parts], durability == Durability::Synced))
+        let done = self.run_together(turns, &[parts], durability == Durability::Synced);
+        Some(done.map_err(|failure| failure.error))
     }
 
-    /// Runs a round: all batches together, or, when that fails, each alone.
+    /// Runs a round: all batches together, or, when that fails and nothing of them stands, each alone.
     fn run_round(&self, round: Vec<BatchRequest>) {
         let synced = round.iter().any(|batch| batch.durability == Durability::Synced);
         let parts: Vec<_> = round.iter().map(|batch| &batch.parts).collect();
         let together = self.run_waiting(&parts, synced);
-        let alone = together.is_err() && round.len() > 1;
         let results: Vec<_> = round
             .iter()
             .map(|batch| match &together {
-                Err(_) if alone => self.run_waiting(&[&batch.parts], batch.durability == Durability::Synced),
-                result => result.clone(),
+                Ok(()) => Ok(()),
+                Err(failure) if failure.nothing_stands && round.len() > 1 => {
+                    let alone = self.run_waiting(&[&batch.parts], batch.durability == Durability::Synced);
+                    alone.map_err(|failure| failure.error)
+                }
+                Err(failure) => Err(failure.error.clone()),
             })
             .collect();
         for (batch, result) in round.into_iter().zip(results) {
@@ -95,9 +99,9 @@ impl NodeCore {
     }
 
     /// Takes every participant's turn, in ascending order, and runs the batches.
-    fn run_waiting(&self, batches: &[&BTreeMap<usize, Vec<OwnedWrite>>], synced: bool) -> Result<()> {
+    fn run_waiting(&self, batches: &[&BTreeMap<usize, Vec<OwnedWrite>>], synced: bool) -> RoundResult {
         let union: std::collections::BTreeSet<_> = batches.iter().flat_map(|parts| parts.keys()).collect();
-        let shards = self.participants(union)?;
+        let shards = self.participants(union).map_err(RoundFailure::refused)?;
         let mut turns = Turns::new();
         for shard in &shards {
             turns.insert(shard.index, (shard, pollster::block_on(shard.turn())));
@@ -114,9 +118,9 @@ impl NodeCore {
         mut turns: Turns<'_>,
         batches: &[&BTreeMap<usize, Vec<OwnedWrite>>],
         synced: bool,
-    ) -> Result<()> {
+    ) -> RoundResult {
         for (shard, _) in turns.values() {
-            shard.check_takes_writes()?;
+            shard.check_takes_writes().map_err(RoundFailure::refused)?;
         }
         let ran = catch_unwind(AssertUnwindSafe(|| {
             let result = self.commit_together(&mut turns, batches, synced);
@@ -133,7 +137,7 @@ impl NodeCore {
             for (shard, _) in turns.values() {
                 self.tell_failed(shard);
             }
-            Err(outcome_unknown())
+            Err(RoundFailure { error: outcome_unknown(), nothing_stands: false })
         })
     }
 
@@ -142,9 +146,10 @@ impl NodeCore {
         turns: &mut Turns<'_>,
         batches: &[&BTreeMap<usize, Vec<OwnedWrite>>],
         synced: bool,
-    ) -> Result<()> {
+    ) -> RoundResult {
         if synced {
-            turns.values().try_for_each(|(shard, _)| self.check_syncable(shard))?;
+            let syncable = turns.values().try_for_each(|(shard, _)| self.check_syncable(shard));
+            syncable.map_err(RoundFailure::refused)?;
         }
         let ids = self.stage_batches(turns, batches);
         if let Err((error, tried)) = append_all(turns) {
@@ -154,7 +159,7 @@ impl NodeCore {
                     self.cancel(shard, turn, &ids);
                 }
             }
-            return Err(error);
+            return Err(RoundFailure::refused(error));
         }
         if synced && let Err(error) = self.sync_participants(turns) {
             // IMPORTANT: all participants end here and are re-opened together: their logs hold the batches,
@@ -162,7 +167,7 @@ impl NodeCore {
             for (shard, _) in turns.values() {
                 shard.fail_for_sync(&error);
             }
-            return Err(error);
+            return Err(RoundFailure { error, nothing_stands: false });
         }
         for (_, turn) in turns.values_mut() {
             turn.writer.apply();
@@ -224,14 +229,29 @@ impl NodeCore {
     }
 }
 
-/// Appends every participant's frames. On failure: why, and which participants hold theirs, or may: an append
-/// that failed can have left whole frames, which a cancel writes over. One that found no space wrote nothing.
+/// Why a round of batches failed.
+struct RoundFailure {
+    error: Error,
+    /// Whether no log holds anything of it that counts, so that it may be tried again.
+    nothing_stands: bool,
+}
+
+type RoundResult = std::result::Result<(), RoundFailure>;
+
+impl RoundFailure {
+    fn refused(error: Error) -> Self {
+        Self { error, nothing_stands: true }
+    }
+}
+
+/// Appends every participant's frames. On failure: why, and which participants hold theirs, or may: a `write`
+/// that failed can have left whole frames, which a cancel writes over.
 fn append_all(turns: &mut Turns<'_>) -> std::result::Result<(), (Error, Vec<usize>)> {
     let mut appended = Vec::with_capacity(turns.len());
     for (shard, turn) in turns.values_mut() {
         // NOTE: a batch frame's sequence numbers come with its id; the argument is for data frames.
         let result = turn.writer.append(SeqNo(0));
-        if result.as_ref().err().is_none_or(|error| error.kind() == ErrorKind::Io) {
+        if result.is_ok() || turn.writer.log_tail_is_dirty() {
             appended.push(shard.index);
         }
         result.map_err(|error| (error, appended.clone()))?;

@@ -2,7 +2,13 @@
 //! compact, hands the granted jobs to the workers, drives the interval sync and the preparing of log
 //! segments, and has shards that failed re-opened.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use actix::{Actor, Addr, Arbiter, AsyncContext, Context, Handler, Message};
 
@@ -28,7 +34,7 @@ const PANIC_WINDOW: Duration = Duration::from_mins(1);
 pub struct Coordinator {
     core: Arc<NodeCore>,
     shards: Vec<ShardPlace>,
-    syncing: Arc<std::sync::atomic::AtomicBool>,
+    syncing: Arc<AtomicBool>,
 }
 
 /// What the coordinator keeps of one shard.
@@ -38,7 +44,7 @@ struct ShardPlace {
     compaction_due_since: Option<Duration>,
     no_flush_before: Option<Duration>,
     no_compaction_before: Option<Duration>,
-    preparing: Arc<std::sync::atomic::AtomicBool>,
+    preparing: Arc<AtomicBool>,
     panics: Vec<Duration>,
 }
 
@@ -82,7 +88,8 @@ impl Coordinator {
             return;
         }
         let now = self.core.env.clock.monotonic();
-        loop {
+        // NOTE: bounded, because how jobs end is learned only between two calls.
+        for _ in 0..=self.core.shards.len() {
             let shards: Vec<_> = self.core.open_shards().collect();
             let loads: Vec<_> = shards.iter().map(|shard| self.load(shard, now)).collect();
             let decisions = scheduler::decide(now, &loads);
@@ -95,11 +102,11 @@ impl Coordinator {
     }
 
     fn load(&mut self, shard: &ShardCore, now: Duration) -> ShardLoad {
-        shard.news.store(false, std::sync::atomic::Ordering::Release);
+        shard.news.store(false, Ordering::Release);
         let load = shard.tree.load();
         let mut place = self.shards.get_mut(shard.index);
         if let Some(place) = &mut place
-            && shard.retry.swap(false, std::sync::atomic::Ordering::AcqRel)
+            && shard.retry.swap(false, Ordering::AcqRel)
         {
             (place.no_flush_before, place.no_compaction_before) = (None, None);
         }
@@ -118,7 +125,8 @@ impl Coordinator {
             shard: shard.index,
             sealed_bytes: if load.flush_due { load.sealed_bytes.max(1) } else { 0 },
             flush_running: load.flush_running,
-            compaction_score: f64::from(load.compaction_score_permille) / 1000.0,
+            compaction_score: (f64::from(load.compaction_score_permille) / 1000.0)
+                .max(if load.compaction_due { 1.0 } else { 0.0 }),
             compactions_running: load.compactions_running,
             waited,
             no_flush_before,
@@ -157,38 +165,33 @@ impl Coordinator {
     }
 
     fn prepare_segments(&mut self) {
-        use std::sync::atomic::Ordering;
         let now = self.core.env.clock.monotonic();
         for shard in self.core.open_shards().collect::<Vec<_>>() {
             let Some(place) = self.shards.get(shard.index) else { continue };
             let wait = place.no_flush_before.is_some_and(|at| at > now);
-            if wait || !shard.tree.wants_segment() || place.preparing.swap(true, Ordering::AcqRel) {
+            if wait || !shard.tree.wants_segment() {
                 continue;
             }
-            let (core, preparing) = (Arc::clone(&self.core), Arc::clone(&place.preparing));
-            let job = Box::new(move || {
+            let Some(preparing) = Raised::raise(&place.preparing) else { continue };
+            let core = Arc::clone(&self.core);
+            // A pool that is stopped drops the job, and with it the flag.
+            let _ = self.core.pools.sync.submit(Box::new(move || {
+                let _preparing = preparing;
                 let _ = jobs::prepare_segment(&core, &shard);
-                preparing.store(false, Ordering::Release);
-            });
-            if self.core.pools.sync.submit(job).is_err() {
-                place.preparing.store(false, Ordering::Release);
-            }
+            }));
         }
     }
 
     fn sync_round(&self) {
-        use std::sync::atomic::Ordering;
-        if self.core.lifecycle.check_open().is_err() || self.syncing.swap(true, Ordering::AcqRel) {
+        if self.core.lifecycle.check_open().is_err() {
             return;
         }
-        let (core, syncing) = (Arc::clone(&self.core), Arc::clone(&self.syncing));
-        let job = Box::new(move || {
+        let Some(syncing) = Raised::raise(&self.syncing) else { return };
+        let core = Arc::clone(&self.core);
+        let _ = self.core.pools.sync.submit(Box::new(move || {
+            let _syncing = syncing;
             jobs::sync_round(&core);
-            syncing.store(false, Ordering::Release);
-        });
-        if self.core.pools.sync.submit(job).is_err() {
-            self.syncing.store(false, Ordering::Release);
-        }
+        }));
     }
 
     /// Whether a shard that panicked may be re-opened without being asked.
@@ -198,6 +201,22 @@ impl Coordinator {
         place.panics.retain(|at| now.saturating_sub(*at) < PANIC_WINDOW);
         place.panics.push(now);
         place.panics.len() <= MAX_PANICS
+    }
+}
+
+/// A flag that is up as long as this lives, on a panic too.
+struct Raised(Arc<AtomicBool>);
+
+impl Raised {
+    /// `None` if it is up already.
+    fn raise(flag: &Arc<AtomicBool>) -> Option<Self> {
+        (!flag.swap(true, Ordering::AcqRel)).then(|| Self(Arc::clone(flag)))
+    }
+}
+
+impl Drop for Raised {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
     }
 }
 

@@ -8,8 +8,8 @@ use std::{
 use super::{
     budget::IoClass,
     node_core::NodeCore,
-    open::in_parallel,
     options::Durability,
+    parallel::in_parallel,
     reopen,
     request::Work,
     shard_core::{ShardCore, outcome_unknown},
@@ -82,18 +82,27 @@ impl NodeCore {
         Ok(())
     }
 
-    /// Flushes, then waits until no background work is due.
+    /// Flushes, then waits until no background work is due, and removes idle log segments.
     ///
     /// # Errors
     /// As [`NodeCore::flush_all`].
-    pub(super) async fn settle_all(&self, caller: Caller) -> Result<()> {
+    pub(super) async fn settle_all(self: &Arc<Self>, caller: Caller) -> Result<()> {
         self.flush_all(caller).await?;
         for index in 0..self.shards.len() {
             let shard = self.shard(index)?;
             self.wait_until(&shard, &[IoClass::Flush, IoClass::Compaction], |shard| self.is_settled(shard))
                 .await?;
         }
-        Ok(())
+        let core = Arc::clone(self);
+        self.on_sync_worker(move || core.trim_segments()).await
+    }
+
+    fn trim_segments(&self) {
+        for shard in self.open_shards() {
+            if let Err(error) = shard.tree.trim_segments(0) {
+                tracing::warn!(shard = shard.index, error = %error, "cannot remove idle log segments");
+            }
+        }
     }
 
     fn is_settled(&self, shard: &ShardCore) -> bool {
@@ -155,6 +164,7 @@ impl NodeCore {
     }
 
     fn compact_shard(&self, shard: &Arc<ShardCore>, range: &KeyRange) -> Result<()> {
+        let end = shard.tree.next_table();
         loop {
             self.lifecycle.check_open()?;
             shard.check_takes_writes()?;
@@ -163,7 +173,7 @@ impl NodeCore {
                 continue;
             };
             let pace: Arc<dyn Pace> = Arc::new(grant);
-            match shard.tree.plan_full_compaction(range, self.seqno_watermark(), self.now_ms()) {
+            match shard.tree.plan_full_compaction(range, end, self.seqno_watermark(), self.now_ms()) {
                 FullCompaction::Nothing => return Ok(()),
                 FullCompaction::Busy => {
                     drop(pace);

@@ -214,11 +214,6 @@ impl NodeCore {
         slot.load().open().cloned()
     }
 
-    /// How many bytes may wait at one shard: twice its even share, so that a hot shard may have more.
-    pub(super) fn shard_queue_bytes(&self) -> u64 {
-        (self.options.queue_bytes * 2 / u64::from(self.record.shards)).clamp(1, self.options.queue_bytes)
-    }
-
     /// Every shard that is open.
     pub(super) fn open_shards(&self) -> impl Iterator<Item = Arc<ShardCore>> + '_ {
         self.shards.iter().filter_map(|slot| slot.load().open().ok().cloned())
@@ -227,6 +222,11 @@ impl NodeCore {
     /// Takes `count` sequence numbers; returns the first.
     pub(super) fn take_seqnos(&self, count: u64) -> SeqNo {
         SeqNo(self.next_seqno.fetch_add(count, Ordering::AcqRel))
+    }
+
+    /// Hands out no number up to `highest` any more.
+    pub(super) fn skip_seqnos(&self, highest: SeqNo) {
+        self.next_seqno.fetch_max(highest.plus(1).get(), Ordering::AcqRel);
     }
 
     /// The next sequence number that a turn will take: no read that begins later sees less than what is below it.
@@ -312,8 +312,7 @@ impl NodeCore {
             }
             self.lifecycle.check_open()?;
             shard.check_takes_writes()?;
-            // Whichever shard holds the memory: if its flushes fail, waiting is of no use.
-            if let Some(error) = self.open_shards().find_map(|shard| shard.failures(IoClass::Flush).last()) {
+            if let Some(error) = self.why_nothing_is_flushed() {
                 return Err(error.context("the memtables are full and cannot be flushed"));
             }
             self.tell_news(shard);
@@ -323,6 +322,13 @@ impl NodeCore {
         self.counters.stall_ns.fetch_add(duration_ns(waited), Ordering::Relaxed);
         tracing::debug!(shard = shard.index, waited_us = waited.as_micros(), "a writer waited for a flush");
         Ok(())
+    }
+
+    /// Whichever shards hold the memory: if the flushes of all of them fail, waiting is of no use.
+    fn why_nothing_is_flushed(&self) -> Option<Error> {
+        let waiting = self.open_shards().filter(|shard| shard.tree.load().sealed_bytes > 0);
+        let failures: Vec<_> = waiting.map(|shard| shard.failures(IoClass::Flush).last()).collect();
+        if failures.iter().all(Option::is_some) { failures.into_iter().next().flatten() } else { None }
     }
 }
 

@@ -1,11 +1,7 @@
 //! Opening a node: the directory is locked and inspected, every shard is read, the logs are cut to one
 //! consistent picture, every shard is recovered, and only then do the actors and workers start.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    thread::JoinHandle,
-};
+use std::{collections::HashSet, path::Path, sync::Arc, thread::JoinHandle};
 
 use actix::{Actor, Addr};
 
@@ -17,18 +13,17 @@ use super::{
     node_core::{NodeCore, Parts, Pools, ShardSlot, ShardState},
     node_file::{self, Directory, NodeRecord},
     options::{CompactionStrategy, MAX_SHARDS, NodeOptions},
+    parallel::cores,
+    recover::{ShardSource, recover},
     shard_core::ShardCore,
     workers::WorkerPool,
 };
 use crate::{
     error::{Error, ErrorKind, Result},
-    ids::{SeqNo, ShardId},
+    ids::SeqNo,
     storage::Storage,
     table::{BlockCache, FileCache, TableOptions},
-    tree::{
-        Cut, RecoverySummary, ShardLog, Strategy, Tree, TreeContext, TreeOptions, TreeRecovery, TreeWriter,
-        consistent_cut,
-    },
+    tree::{Strategy, Tree, TreeContext, TreeOptions, TreeWriter},
     wal::WalOptions,
 };
 
@@ -60,7 +55,11 @@ pub(super) fn open(options: NodeOptions, env: Env) -> Result<Arc<NodeCore>> {
 
     let tree_context = tree_context(&options, &env);
     let tree_options = tree_options(&options, &record);
-    let recovered = recover(&options, &record, &tree_context, &tree_options, &env, made)?;
+    let shards = usize::try_from(record.shards).unwrap_or_default();
+    let (context, tree) = (&tree_context, &tree_options);
+    let source = ShardSource { options: &options, env: &env, context, tree_options: tree, shards, made };
+    let places: Vec<_> = (0..shards).collect();
+    let recovered = recover(source, &places, &HashSet::new(), SeqNo::default(), || Ok(()))?;
     if made {
         node_file::finish_making(&*env.storage, &options.data_dir)?;
     }
@@ -68,8 +67,8 @@ pub(super) fn open(options: NodeOptions, env: Env) -> Result<Arc<NodeCore>> {
     let pools = start_pools(&options, &env)?;
     let (batch_lane, waiting_batches) = flume::bounded(WAITING_BATCHES);
     let core = Arc::new(NodeCore::new(Parts {
-        shards: recovered.shards,
-        next_seqno: recovered.next_seqno,
+        shards: shard_slots(recovered.shards, options.shard_queue_bytes()),
+        next_seqno: if made { SeqNo(1) } else { recovered.highest_seqno.plus(SEQNO_GAP) },
         clock_high_ms: recovered.clock_high_ms,
         options,
         env,
@@ -83,8 +82,13 @@ pub(super) fn open(options: NodeOptions, env: Env) -> Result<Arc<NodeCore>> {
     }));
     let lane_core = Arc::clone(&core);
     let lane = spawn(&core, "dbex-batch", Box::new(move || lane_core.run_batch_lane(&waiting_batches)))?;
-    let system = start_system(&core)?;
-    core.threads.lock().extend([lane, system]);
+    match start_system(&core) {
+        Ok(system) => core.threads.lock().extend([lane, system]),
+        Err(error) => {
+            end_lane(&core, lane);
+            return Err(error);
+        }
+    }
     tracing::info!(
         data_dir = %core.options.data_dir.display(),
         shards = core.record.shards,
@@ -96,44 +100,12 @@ pub(super) fn open(options: NodeOptions, env: Env) -> Result<Arc<NodeCore>> {
     Ok(core)
 }
 
-/// The shards as recovery left them.
-struct Recovered {
-    shards: Box<[ShardSlot]>,
-    next_seqno: SeqNo,
-    clock_high_ms: u64,
-}
-
-fn recover(
-    options: &NodeOptions,
-    record: &NodeRecord,
-    context: &TreeContext,
-    tree_options: &TreeOptions,
-    env: &Env,
-    made: bool,
-) -> Result<Recovered> {
-    let count = usize::try_from(record.shards).unwrap_or_default();
-    let read = in_parallel((0..count).collect(), cores(), |index| {
-        if !made {
-            check_shard_dir(&*context.storage, &options.data_dir, index)?;
-        }
-        read_shard(context, tree_options, &options.data_dir, index)
-    });
-    let logs: Vec<_> = read
-        .iter()
-        .map(|shard| shard.as_ref().map_or_else(|_| ShardLog::refused(), TreeRecovery::shard_log))
-        .collect();
-    let cuts = consistent_cut(&logs);
-    let intact = || read.iter().filter_map(|shard| shard.as_ref().ok());
-    let highest = intact().map(TreeRecovery::highest_seqno).max().unwrap_or_default();
-    let clock_high_ms = intact().map(TreeRecovery::clock_high_ms).max().unwrap_or_default();
-    // IMPORTANT: every log is durable before any shard flushes what it recovered, because a flush makes a
-    // cross-shard batch count as standing in that shard.
-    intact().try_for_each(TreeRecovery::sync_log)?;
-    let work: Vec<_> = read.into_iter().zip(cuts).collect();
-    let queue_bytes = (options.queue_bytes * 2 / u64::from(record.shards)).clamp(1, options.queue_bytes);
-    let finished =
-        in_parallel(work, cores(), |(shard, cut)| finish_shard(shard?, &cut, highest, env.random.next_u64()));
-    let slots = finished.into_iter().enumerate().map(|(index, shard)| {
+/// The shards as recovery left them, each at its place.
+fn shard_slots(
+    recovered: Vec<(usize, Result<(Arc<Tree>, TreeWriter)>)>,
+    queue_bytes: u64,
+) -> Box<[ShardSlot]> {
+    let slots = recovered.into_iter().map(|(index, shard)| {
         ShardSlot::from_pointee(match shard {
             Ok((tree, writer)) => {
                 ShardState::Open(Arc::new(ShardCore::new(index, tree, writer, queue_bytes)))
@@ -144,51 +116,7 @@ fn recover(
             }
         })
     });
-    let next_seqno = if made { SeqNo(1) } else { highest.plus(SEQNO_GAP) };
-    Ok(Recovered { shards: slots.collect(), next_seqno, clock_high_ms })
-}
-
-/// Reads one shard's manifest and log.
-pub(super) fn read_shard(
-    context: &TreeContext,
-    options: &TreeOptions,
-    data_dir: &Path,
-    index: usize,
-) -> Result<TreeRecovery> {
-    let shard = u32::try_from(index).map_err(|_| Error::internal("a shard index above 32 bits"))?;
-    TreeRecovery::read(context.clone(), options.clone(), ShardId(shard), shard_dir(data_dir, index))
-}
-
-fn finish_shard(
-    recovery: TreeRecovery,
-    cut: &Cut,
-    highest: SeqNo,
-    incarnation_seed: u64,
-) -> Result<(Arc<Tree>, TreeWriter)> {
-    let (tree, writer, summary) = recovery.finish(cut, highest, incarnation_seed)?;
-    log_recovery(&summary);
-    Ok((tree, writer))
-}
-
-/// Says what recovery found.
-pub(super) fn log_recovery(summary: &RecoverySummary) {
-    let shard = summary.shard.get();
-    tracing::info!(
-        shard,
-        frames = summary.frames_replayed,
-        entries = summary.entries_replayed,
-        frames_cut = summary.frames_cut,
-        batches_void = summary.batches_void,
-        removed_files = summary.removed_files,
-        writable = summary.writable,
-        "recovered"
-    );
-    if let Some(discarded) = &summary.discarded {
-        tracing::warn!(shard, discarded = ?discarded, "the log's end was torn and is cut");
-    }
-    for path in &summary.strangers {
-        tracing::warn!(shard, path = %path.display(), "a file that is not ours is left alone");
-    }
+    slots.collect()
 }
 
 fn check(options: &NodeOptions) -> Result<()> {
@@ -259,22 +187,6 @@ fn find_or_make(options: &NodeOptions, asked_shards: u32, env: &Env) -> Result<(
     }
 }
 
-/// A shard of a node that was made has a manifest; making an empty one in its place would hide a loss.
-fn check_shard_dir(storage: &dyn Storage, data_dir: &Path, index: usize) -> Result<()> {
-    let manifest = shard_dir(data_dir, index).join("MANIFEST");
-    match storage.open(&manifest, crate::storage::OpenMode::Read) {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Err(Error::corruption(&manifest, 0, "the shard's manifest", "no such file"))
-        }
-        Err(error) => Err(Error::io("open", &manifest, error)),
-    }
-}
-
-fn shard_dir(data_dir: &Path, index: usize) -> PathBuf {
-    data_dir.join(format!("shard-{index:04}"))
-}
-
 fn tree_context(options: &NodeOptions, env: &Env) -> TreeContext {
     let cache = Arc::new(BlockCache::new(options.block_cache_bytes));
     let files = Arc::new(FileCache::new(Arc::clone(&env.storage), options.max_open_files));
@@ -337,40 +249,21 @@ fn start_system(core: &Arc<NodeCore>) -> Result<JoinHandle<()>> {
     Ok(thread)
 }
 
+/// Ends the batch lane, which holds the node, and with it the directory's lock.
+fn end_lane(core: &NodeCore, lane: JoinHandle<()>) {
+    if let Some(waiting) = core.batch_lane.lock().take() {
+        drop(waiting.send(None));
+    }
+    if lane.join().is_err() {
+        tracing::error!("the batch lane panicked");
+    }
+}
+
 fn spawn(core: &NodeCore, name: &str, body: Box<dyn FnOnce() + Send>) -> Result<JoinHandle<()>> {
     core.env
         .threads
         .spawn(name, body)
         .map_err(|error| Error::with_source(ErrorKind::Io, format!("cannot start the thread {name}"), error))
-}
-
-/// Runs `work` over `items` on up to `threads` threads; results stand in the items' order.
-pub(super) fn in_parallel<T: Send, R: Send>(
-    items: Vec<T>,
-    threads: usize,
-    work: impl Fn(T) -> R + Sync,
-) -> Vec<R> {
-    let threads = threads.min(items.len());
-    if threads <= 1 {
-        return items.into_iter().map(work).collect();
-    }
-    let (send, receive) = flume::unbounded();
-    items.into_iter().enumerate().for_each(|item| drop(send.send(item)));
-    drop(send);
-    let mut results: Vec<(usize, R)> = std::thread::scope(|scope| {
-        let run = || receive.iter().map(|(place, item)| (place, work(item))).collect::<Vec<_>>();
-        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
-        let joined = handles
-            .into_iter()
-            .map(|handle| handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        joined.flatten().collect()
-    });
-    results.sort_by_key(|(place, _)| *place);
-    results.into_iter().map(|(_, result)| result).collect()
-}
-
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// The soft limit of open files of this process.

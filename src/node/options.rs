@@ -94,6 +94,11 @@ impl Default for NodeOptions {
 }
 
 impl NodeOptions {
+    /// How many bytes may wait at one shard: twice its even share, so that a hot shard may have more.
+    pub(super) fn shard_queue_bytes(&self) -> u64 {
+        (self.queue_bytes * 2 / u64::from(self.shards).max(1)).clamp(1, self.queue_bytes.max(1))
+    }
+
     /// Replaces every "choose for this machine" by a number: for `cores` processors and a soft limit of
     /// `open_files` descriptors. The shard count is for a directory that does not exist yet.
     #[must_use]

@@ -6,16 +6,15 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     node_core::{NodeCore, ShardState},
-    open,
+    recover::{ShardSource, recover},
     shard_core::ShardCore,
 };
-use crate::{
-    error::{Error, ErrorKind, Result},
-    tree::{ShardLog, consistent_cut},
-};
+use crate::error::{Error, ErrorKind, Result};
 
 /// How often the end of revoked jobs is looked for; they end at their next chunk.
 const POLL: Duration = Duration::from_millis(1);
+/// How long a re-open that nobody asked for waits before it is tried again.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// Re-opens failed shards on a thread of its own. With a reply, asked by a user: those that are poisoned or
 /// were refused, too, and then the healthy ones with them.
@@ -26,8 +25,10 @@ pub(super) fn start(core: &Arc<NodeCore>, reply: Option<oneshot::Sender<Result<(
         if let Err(error) = &result {
             tracing::error!(error = %error, "a shard could not be re-opened");
         }
-        if let Some(reply) = reply {
-            let _ = reply.send(result);
+        match reply {
+            Some(reply) => drop(reply.send(result)),
+            None if result.is_err() => try_again(&thread_core),
+            None => {}
         }
     });
     if let Err(error) = core.env.threads.spawn("dbex-reopen", body) {
@@ -35,58 +36,65 @@ pub(super) fn start(core: &Arc<NodeCore>, reply: Option<oneshot::Sender<Result<(
     }
 }
 
+/// After a while, if a shard still waits for it and the node is still open.
+fn try_again(core: &NodeCore) {
+    core.env.clock.sleep(RETRY_AFTER);
+    let panicked = (0..core.shards.len()).find(|index| sickness(core, *index) == Some(Sickness::Panicked));
+    if let Some(shard) = panicked.and_then(|index| core.shard(index).ok())
+        && core.lifecycle.check_open().is_ok()
+    {
+        core.tell_failed(&shard);
+    }
+}
+
 fn reopen_failed(core: &Arc<NodeCore>, asked: bool) -> Result<()> {
     let _one_at_a_time = core.reopening.lock();
     core.lifecycle.check_open()?;
-    let failed = to_reopen(core, asked);
-    for index in &failed {
-        if let Ok(old) = core.shard(*index) {
-            fence(core, &old);
-        }
+    let (places, all) = to_reopen(core, asked);
+    if places.is_empty() {
+        return Ok(());
     }
-    let mut logs: Vec<_> = (0..core.shards.len()).map(|_| ShardLog::refused()).collect();
-    let mut recoveries = vec![];
-    let mut result = Ok(());
-    for index in failed.iter().copied() {
-        match open::read_shard(&core.tree_context, &core.tree_options, &core.options.data_dir, index) {
-            Ok(recovery) => {
-                if let Some(log) = logs.get_mut(index) {
-                    *log = recovery.shard_log();
-                    log.cancelled.extend(core.void_batches.lock().iter().copied());
-                }
-                recoveries.push((index, recovery));
+    let old: Vec<_> = places.iter().filter_map(|place| core.shard(*place).ok()).collect();
+    old.iter().for_each(|old| fence(core, old));
+    let source = ShardSource {
+        options: &core.options,
+        env: &core.env,
+        context: &core.tree_context,
+        tree_options: &core.tree_options,
+        shards: core.shards.len(),
+        made: false,
+    };
+    let void = core.void_batches.lock().clone();
+    let sync_others = || core.sync_batches_except(&places);
+    let recovered =
+        recover(source, &places, &void, core.seqno_watermark(), sync_others).inspect_err(|_| {
+            if all {
+                old.iter().for_each(|old| old.doubt_log());
             }
-            Err(error) => {
-                refuse(core, index, &error);
-                result = Err(error);
-            }
-        }
+        })?;
+    core.skip_seqnos(recovered.highest_seqno);
+    if all {
+        // Every log that is not damaged remembers now that they are void.
+        core.void_batches.lock().clear();
     }
-    // IMPORTANT: as at the open of a node: a flush of what was recovered makes batches count as standing, so
-    // before that they are durable in every other log.
-    recoveries.iter().try_for_each(|(_, recovery)| recovery.sync_log())?;
-    core.sync_batches_except(&failed)?;
-    let cuts = consistent_cut(&logs);
     let mut started = vec![];
-    for (index, recovery) in recoveries {
-        let Some(cut) = cuts.get(index) else { continue };
-        match recovery.finish(cut, core.seqno_watermark(), core.env.random.next_u64()) {
-            Ok((tree, writer, summary)) => {
-                open::log_recovery(&summary);
-                let shard = ShardCore::new(index, tree, writer, core.shard_queue_bytes());
+    let mut result = Ok(());
+    for (index, shard) in recovered.shards {
+        match shard {
+            Ok((tree, writer)) => {
+                let shard = ShardCore::new(index, tree, writer, core.options.shard_queue_bytes());
                 install(core, index, ShardState::Open(Arc::new(shard)));
-                core.account_anew(index);
                 core.counters.reopens.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 started.push(index);
             }
+            // IMPORTANT: what its last incarnation published goes, too: the cut may have felled a part of it
+            // whose other half the other shards have dropped.
             Err(error) => {
-                refuse(core, index, &error);
+                let refused = error.context(format!("shard {index} is not open"));
+                install(core, index, ShardState::Refused(refused));
                 result = Err(error);
             }
         }
-    }
-    if result.is_ok() {
-        core.void_batches.lock().clear();
     }
     if let Some(coordinator) = core.coordinator.get() {
         coordinator.do_send(super::coordinator::StartShards(started));
@@ -94,20 +102,16 @@ fn reopen_failed(core: &Arc<NodeCore>, asked: bool) -> Result<()> {
     result
 }
 
-/// The shards to re-open, those that are sick first.
-fn to_reopen(core: &NodeCore, asked: bool) -> Vec<usize> {
+/// The shards to re-open, and whether they are all.
+fn to_reopen(core: &NodeCore, asked: bool) -> (Vec<usize>, bool) {
     let all = 0..core.shards.len();
-    let panicked: Vec<usize> =
-        all.clone().filter(|index| sickness(core, *index) == Some(Sickness::Panicked)).collect();
-    let logs_in_doubt: Vec<usize> =
-        all.clone().filter(|index| sickness(core, *index) == Some(Sickness::LogInDoubt)).collect();
-    if !asked || logs_in_doubt.is_empty() {
-        return panicked;
+    let sick = |of: Sickness| all.clone().filter(move |index| sickness(core, *index).as_ref() == Some(&of));
+    if asked && sick(Sickness::LogInDoubt).next().is_some() {
+        // IMPORTANT: such a log may have lost its half of a batch that the others hold, in memory and in logs that
+        // were synced since. What stands is decided over all logs, as at the open of a node.
+        return (all.collect(), true);
     }
-    // IMPORTANT: such a log may have lost its half of a batch that the others hold, in memory and in logs that
-    // were synced since. What stands is decided over all logs, as at the open of a node.
-    let others = all.filter(|index| !logs_in_doubt.contains(index));
-    logs_in_doubt.iter().copied().chain(others).collect()
+    (sick(Sickness::Panicked).collect(), false)
 }
 
 #[derive(PartialEq, Eq)]
@@ -121,7 +125,9 @@ enum Sickness {
 fn sickness(core: &NodeCore, index: usize) -> Option<Sickness> {
     let Ok(shard) = core.shard(index) else { return Some(Sickness::LogInDoubt) };
     let error = shard.health().or_else(|| shard.tree.writable().err())?;
-    Some(if error.kind() == ErrorKind::Busy { Sickness::Panicked } else { Sickness::LogInDoubt })
+    let in_doubt =
+        error.kind() != ErrorKind::Busy || shard.log_is_in_doubt() || shard.tree.wal().is_poisoned();
+    Some(if in_doubt { Sickness::LogInDoubt } else { Sickness::Panicked })
 }
 
 /// Makes sure that nothing of the old incarnation writes again.
@@ -141,13 +147,5 @@ fn install(core: &NodeCore, index: usize, state: ShardState) {
     if let Some(slot) = core.shards.get(index) {
         slot.store(Arc::new(state));
     }
-}
-
-/// The shard did not open. What its last incarnation published stays readable; without one it refuses everything.
-fn refuse(core: &NodeCore, index: usize, error: &Error) {
-    if core.shard(index).is_ok() {
-        return;
-    }
-    install(core, index, ShardState::Refused(error.context(format!("shard {index} is not open"))));
     core.account_anew(index);
 }

@@ -42,6 +42,7 @@ pub(super) struct ShardCore {
     writer: Mutex<TreeWriter>,
     health: Mutex<Option<Error>>,
     sick: AtomicBool,
+    log_in_doubt: AtomicBool,
     /// The last `write`s of turns took this long, in nanoseconds, averaged; what a caller in place may have to wait.
     recent_turn_ns: AtomicU64,
     flush_failures: JobFailures,
@@ -77,6 +78,7 @@ impl ShardCore {
             writer: Mutex::new(writer),
             health: Mutex::new(None),
             sick: AtomicBool::new(false),
+            log_in_doubt: AtomicBool::new(false),
             recent_turn_ns: AtomicU64::new(0),
             flush_failures: JobFailures::default(),
             compaction_failures: JobFailures::default(),
@@ -147,6 +149,15 @@ impl ShardCore {
     /// Why the shard takes no writes, if it does not.
     pub(super) fn health(&self) -> Option<Error> {
         self.health.lock().clone()
+    }
+
+    /// What its log is worth has to be decided together with all the others'.
+    pub(super) fn doubt_log(&self) {
+        self.log_in_doubt.store(true, Ordering::Release);
+    }
+
+    pub(super) fn log_is_in_doubt(&self) -> bool {
+        self.log_in_doubt.load(Ordering::Acquire)
     }
 
     pub(super) fn note_turn(&self, nanos: u64) {

@@ -28,6 +28,9 @@ use crate::{
     wal::FrameKind,
 };
 
+/// A turn that holds so much takes no further update; those wait for the next one.
+const MAX_UPDATED_BYTES: usize = 64 << 20;
+
 impl NodeCore {
     /// Runs one turn with these requests and answers them. Never panics.
     pub(super) fn run_turn(&self, shard: &ShardCore, mut turn: Turn<'_>, requests: Vec<WriteRequest>) {
@@ -60,6 +63,9 @@ impl NodeCore {
         durability: Durability,
     ) -> Result<()> {
         shard.check_takes_writes()?;
+        if durability == Durability::Synced {
+            self.check_syncable(shard)?;
+        }
         let writer = &mut *turn.writer;
         let ran = catch_unwind(AssertUnwindSafe(|| {
             writer.begin_frame(FrameKind::Data);
@@ -78,8 +84,15 @@ impl NodeCore {
     fn run_requests(&self, shard: &ShardCore, writer: &mut TreeWriter, requests: Vec<WriteRequest>) {
         let mut synced = false;
         let mut answers = Vec::with_capacity(requests.len());
+        let wants_sync = requests.iter().any(|request| request.durability == Durability::Synced);
+        let unsyncable = if wants_sync { self.check_syncable(shard).err() } else { None };
         writer.begin_frame(FrameKind::Data);
-        for WriteRequest { work, durability, _permit: permit } in requests {
+        for request in requests {
+            if let Some(error) = unsyncable.as_ref().filter(|_| request.durability == Durability::Synced) {
+                request.refuse(error);
+                continue;
+            }
+            let WriteRequest { work, durability, _permit: permit } = request;
             let before = writer.staged_ops();
             answers.push((self.stage(shard, writer, work), permit));
             synced |= durability == Durability::Synced && writer.staged_ops() > before;
@@ -94,9 +107,6 @@ impl NodeCore {
 
     /// Appends what is staged, syncs if asked, and applies it.
     fn commit(&self, shard: &ShardCore, writer: &mut TreeWriter, synced: bool) -> Result<()> {
-        if synced {
-            self.check_syncable(shard)?;
-        }
         let started = self.env.clock.monotonic();
         let first = self.take_seqnos(writer.staged_ops());
         if let Err(error) = writer.append(first) {
@@ -181,6 +191,10 @@ impl NodeCore {
                 writer.stage(&OwnedWrite { hash, key, value: None }.op());
                 return StepResult::Done(StepDone::default());
             }
+            // NOTE: what updates write is not known when they are admitted.
+            Action::Update { base, change } if writer.staged_bytes() > MAX_UPDATED_BYTES => {
+                return StepResult::Stale(TurnStep { hash, key, action: Action::Update { base, change } });
+            }
             Action::Update { base, change } => (base, change),
         };
         let now_ms = self.now_ms();
@@ -240,7 +254,7 @@ impl Answer {
         match self {
             Self::Steps { mut results, reply } => {
                 if let Err(error) = result {
-                    fail_done_steps(&mut results, error);
+                    fail_steps(&mut results, error);
                 }
                 let _ = reply.send(results);
             }
@@ -257,10 +271,10 @@ impl Answer {
     }
 }
 
-/// The turn failed: what it would have done is not done.
-fn fail_done_steps(results: &mut [StepResult], error: &Error) {
+/// The turn failed: what it would have done is not done, and what an update found may have been among that.
+fn fail_steps(results: &mut [StepResult], error: &Error) {
     for result in results {
-        if matches!(result, StepResult::Done(_)) {
+        if !matches!(result, StepResult::Stale(_)) {
             *result = StepResult::Failed(error.clone());
         }
     }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    ids::{Level, SeqNo},
+    ids::{FileNumber, Level, SeqNo},
     key::KeyRange,
     table::{CursorSource, Pace},
 };
@@ -118,16 +118,21 @@ impl Tree {
         self.plan(watermark, |situation| pick(situation).ok_or(Wait::Nothing)).ok()
     }
 
-    /// Plans the compaction of everything in `range` into the last level. Call it, and run what it returns, until
+    /// Plans the compaction of everything in `range` into the last level, as far as it lies in tables before
+    /// `end` ([`Tree::next_table`] when the compaction was asked for). Call it, and run what it returns, until
     /// it says [`FullCompaction::Nothing`]. Memtables are the caller's to seal and flush before.
     pub fn plan_full_compaction(
         &self,
         range: &KeyRange,
+        end: FileNumber,
         oldest_snapshot: SeqNo,
         now_ms: u64,
     ) -> FullCompaction {
         let watermark = Watermark { oldest_snapshot, now_ms };
         let planned = self.plan(watermark, |situation| match pick_full(situation, range) {
+            FullChoice::Compact(choice) if choice.inputs.iter().all(|table| table.file >= end) => {
+                Err(Wait::Nothing)
+            }
             FullChoice::Compact(choice) => Ok(choice),
             FullChoice::Busy => Err(Wait::Busy),
             FullChoice::Nothing => Err(Wait::Nothing),

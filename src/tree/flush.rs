@@ -188,7 +188,12 @@ impl Tree {
             return Ok(());
         }
         let dir = self.dir.join(level.dir_name());
-        self.context.storage.sync_dir(&dir).map_err(|error| Error::io("sync", &dir, error))
+        // IMPORTANT: never tried again. The sync of another job beside this one could pass, and not have made its
+        // names durable: they may have gone with this failure.
+        self.context
+            .storage
+            .sync_dir(&dir)
+            .map_err(|error| self.poison_manifest(Error::io("sync", &dir, error)))
     }
 
     pub(super) fn open_tables(&self, merged: &Merged) -> Result<Vec<Arc<TableHandle>>> {

@@ -28,7 +28,8 @@ pub struct TreeLoad {
     pub level_bytes: [u64; 3],
     /// How urgent a compaction is by level sizes; from 1,000 on it is due.
     pub compaction_score_permille: u32,
-    /// Whether a level's size makes a compaction due. A plan may still wait for one that runs.
+    /// Whether a level's size or a table's dead weight makes a compaction due. There may be no plan: it waits for
+    /// one that runs, or a snapshot still needs what is dead.
     pub compaction_due: bool,
     /// Tables with so much dead weight that a compaction of their own is worth it once no snapshot needs it.
     pub garbage_tables: usize,
@@ -125,7 +126,7 @@ impl Tree {
             l0_tables: version.levels().l0.len(),
             level_bytes: version.level_bytes(),
             compaction_score_permille: version.score_permille(),
-            compaction_due: version.score_permille() >= DUE_PERMILLE,
+            compaction_due: version.score_permille() >= DUE_PERMILLE || version.garbage_tables() > 0,
             garbage_tables: version.garbage_tables(),
             debt_bytes: version.debt_bytes(),
             flush_running,

@@ -223,6 +223,11 @@ impl Tree {
         !self.fence.is_revoked() && !self.manifest_poisoned.load(Ordering::Acquire)
     }
 
+    /// The number of the next table: all that there are have lower ones.
+    pub fn next_table(&self) -> FileNumber {
+        FileNumber(self.next_file.load(Ordering::Relaxed))
+    }
+
     pub(super) fn take_file_number(&self) -> FileNumber {
         FileNumber(self.next_file.fetch_add(1, Ordering::Relaxed))
     }
@@ -279,7 +284,16 @@ impl Tree {
             version,
             flush_count: view.flush_count,
         })?;
-        self.fence.pass(|| self.pool.release(segment))
+        // NOTE: the floor stands; a file that stays is tried again at the next release.
+        drop(self.fence.pass(|| self.pool.release(segment)));
+        Ok(())
+    }
+
+    /// No edit counts any more: what it names may not be durable.
+    pub(super) fn poison_manifest(&self, cause: Error) -> Error {
+        let poison = self.manifest.lock().manifest.poison_for(cause);
+        self.manifest_poisoned.store(true, Ordering::Release);
+        poison
     }
 
     fn commit(&self, slot: &mut ManifestSlot, edit: &VersionEdit, merged: &mut Merged) -> Result<()> {

@@ -244,6 +244,11 @@ impl Manifest {
 
     fn poisoned(&mut self, cause: Error) -> Error {
         self.may_bring_back = true;
+        self.poison_for(cause)
+    }
+
+    /// Takes no more edits, for this reason.
+    pub fn poison_for(&mut self, cause: Error) -> Error {
         let poison = Error::with_source(ErrorKind::Poisoned, "the manifest could not be made durable", cause);
         self.poison = Some(poison.clone());
         poison

@@ -7,7 +7,7 @@
 //!          └─► plan_compaction ──► run… ──► install…                   ▼
 //!   reader ──► ReadView ──► get, scan          L0 tables ──► L1 runs ──► L2
 //!
-//!   open:  TreeRecovery::read (each shard) ──► consistent_cut (all) ──► finish (each)
+//!   open:  TreeRecovery::read (each shard) ──► consistent_cut (all) ──► settle (each) ──► finish (each)
 //! ```
 
 #[cfg(test)]
@@ -26,7 +26,8 @@ pub mod edit;
 pub mod flush;
 pub mod handle;
 mod jobs;
-pub mod live;
+pub mod listing;
+mod live;
 pub mod load;
 pub mod lsm;
 pub mod manifest;
@@ -52,7 +53,7 @@ pub use live::LiveTables;
 pub use load::{LevelStats, TreeLoad, TreeStats};
 pub use lsm::{Tree, VerifySummary};
 pub use options::{Strategy, TreeContext, TreeOptions};
-pub use recovery::{RecoverySummary, TreeRecovery};
+pub use recovery::{RecoverySummary, SettledRecovery, TreeRecovery};
 pub use scan::TreeScan;
 pub use version::Version;
 pub use view::{ReadView, SealedMemtable};

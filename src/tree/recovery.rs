@@ -1,27 +1,28 @@
-//! Opening a shard, in two steps: *read* finds what is on disk and changes nothing that matters; then, when the
-//! node knows where every shard's log is cut, *finish* makes it a tree.
+//! Opening a shard, in three steps, each of which all shards of the node take before any takes the next: *read*
+//! finds what is on disk and changes nothing that matters; when the node knows where every shard's log is cut,
+//! *settle* makes the cut permanent; *finish* makes it a tree.
 //!
 //! ```text
 //!   read     manifest ─► tables are there? ─► log                       (nothing is removed)
-//!   finish   manifest anew ─► files nobody names go ─► log anew: the cut is permanent ─► replay ─► flush
+//!   settle   manifest anew ─► files nobody names go ─► log anew: the cut is permanent
+//!   finish   replay ─► flush
 //! ```
 //! IMPORTANT: this order. What was read may come from pages whose sync failed, so nothing is removed or written
 //! over on its word before it has been written and synced anew.
 
 use std::{
-    collections::{BTreeSet, HashSet},
-    ffi::OsString,
-    io,
+    collections::HashSet,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use super::{
     cut::{BatchMark, Cut, ShardLog},
-    edit::{VersionEdit, parse_table_name, table_path},
+    edit::VersionEdit,
     handle::TableHandle,
+    listing::{WAL_DIR, list_shard},
     lsm::{Tree, TreeParts},
-    manifest::{MANIFEST_NAME, Manifest, ManifestState, NEW_MANIFEST_NAME},
+    manifest::{MANIFEST_NAME, Manifest, ManifestState},
     options::{TreeContext, TreeOptions},
     replay::{Replayed, replay},
     version::Version,
@@ -31,12 +32,12 @@ use super::{
 use crate::{
     error::{Error, ErrorKind, Result},
     ids::{BatchId, FileNumber, Level, SegmentNumber, SeqNo, ShardId},
-    storage::{FileKind, Storage},
     table::{NoPace, Pace},
-    wal::{Discarded, FrameKind, LogPosition, RecoveredLog, WalWriter, create_log, read_log, segment_path},
+    wal::{
+        Discarded, FrameKind, LogPosition, RecoveredLog, SegmentPool, WalSync, WalWriter, create_log,
+        read_log, segment_path,
+    },
 };
-
-const WAL_DIR: &str = "wal";
 
 /// What recovery found of one shard, before anything of it is decided.
 pub struct TreeRecovery {
@@ -184,51 +185,26 @@ impl TreeRecovery {
         self.log.sync()
     }
 
-    /// Makes the cut permanent, replays what stands of the log and flushes it.
+    /// Makes the cut permanent: what was discarded can never come back, and cancelled batches are remembered.
+    /// Nothing is replayed yet.
     ///
     /// `highest_seqno` is the node's: no number up to it is handed out again. `incarnation_seed` should be random.
-    /// IMPORTANT: every shard of the node finishes before any of them takes a write or a flush.
+    /// IMPORTANT: every shard that is opened settles before any of them finishes. A flush makes a batch count as
+    /// standing, and then no shard may lose its cut any more.
     ///
     /// # Errors
-    /// `NoSpace`, `Io`: opening again starts over. If the disk is full only when the recovered writes are
-    /// flushed, the tree opens, and refuses writes until they are.
-    pub fn finish(
+    /// `NoSpace`, `Io`: opening again, with all the others, starts over.
+    pub fn settle(
         mut self,
-        cut: &Cut,
+        cut: Cut,
         highest_seqno: SeqNo,
         incarnation_seed: u64,
-    ) -> Result<(Arc<Tree>, TreeWriter, RecoverySummary)> {
-        let manifest = self.write_manifest(cut, highest_seqno)?;
+    ) -> Result<SettledRecovery> {
+        let manifest = self.write_manifest(&cut, highest_seqno)?;
         let removed_files = self.remove_orphans();
         let new_log = self.log.successor(cut.keep_frames, self.options.wal.clone(), incarnation_seed);
-        let (wal, sync, pool) = create_log(new_log)?;
-        let replayed = replay(&self.log, cut, self.state.flushed_seqno, &self.options, wal.current_segment());
-        let mut summary = self.summary(cut, &replayed, removed_files);
-
-        let tables = manifest.state().tables.values();
-        let open = |record| TableHandle::open(&self.context, self.shard, &self.dir, Arc::clone(record));
-        let tables = tables.map(open).collect::<Result<Vec<_>>>()?;
-        let version = Version::new(tables, &self.options.picker());
-        let version = version.map_err(|found| {
-            Error::corruption(&self.dir.join(MANIFEST_NAME), 0, "tables that fit together", found)
-        })?;
-        let Replayed { memtable, active, sealed, .. } = replayed;
-        let needs_flush = !sealed.is_empty();
-        let tree = Arc::new(Tree::new(TreeParts {
-            next_file: manifest.state().next_file,
-            shard: self.shard,
-            dir: self.dir,
-            options: self.options,
-            context: self.context,
-            wal: sync,
-            pool,
-            manifest,
-            view: ReadView { active, sealed, version: Arc::new(version), flush_count: 0 },
-            recovery_unflushed: needs_flush,
-        }));
-        summary.writable = settle_log(&tree, &wal, needs_flush, highest_seqno)?;
-        let writer = TreeWriter::new(Arc::clone(&tree), memtable, wal);
-        Ok((tree, writer, summary))
+        let log = create_log(new_log)?;
+        Ok(SettledRecovery { recovery: self, cut, highest_seqno, manifest, log, removed_files })
     }
 
     /// Writes the whole state anew, with what the cut adds to it.
@@ -282,9 +258,66 @@ impl TreeRecovery {
     }
 }
 
+/// A shard whose cut is permanent.
+pub struct SettledRecovery {
+    recovery: TreeRecovery,
+    cut: Cut,
+    highest_seqno: SeqNo,
+    manifest: Manifest,
+    log: (WalWriter, Arc<WalSync>, Arc<SegmentPool>),
+    removed_files: u64,
+}
+
+impl SettledRecovery {
+    /// Replays what stands of the log and flushes it.
+    ///
+    /// IMPORTANT: every shard of the node finishes before any of them takes a write or a flush.
+    ///
+    /// # Errors
+    /// `Corruption`, `NoSpace`, `Io`: opening again starts over. If the disk is full only when the recovered
+    /// writes are flushed, the tree opens, and refuses writes until they are.
+    pub fn finish(self) -> Result<(Arc<Tree>, TreeWriter, RecoverySummary)> {
+        let Self { recovery, cut, highest_seqno, manifest, log: (wal, sync, pool), removed_files } = self;
+        let next_segment = wal.current_segment();
+        let flushed_seqno = recovery.state.flushed_seqno;
+        let replayed = replay(&recovery.log, &cut, flushed_seqno, &recovery.options, next_segment);
+        let mut summary = recovery.summary(&cut, &replayed, removed_files);
+
+        let tables = manifest.state().tables.values();
+        let open =
+            |record| TableHandle::open(&recovery.context, recovery.shard, &recovery.dir, Arc::clone(record));
+        let tables = tables.map(open).collect::<Result<Vec<_>>>()?;
+        let version = Version::new(tables, &recovery.options.picker()).map_err(|found| {
+            Error::corruption(&recovery.dir.join(MANIFEST_NAME), 0, "tables that fit together", found)
+        })?;
+        let Replayed { memtable, active, sealed, .. } = replayed;
+        let needs_flush = !sealed.is_empty();
+        let tree = Arc::new(Tree::new(TreeParts {
+            next_file: manifest.state().next_file,
+            shard: recovery.shard,
+            dir: recovery.dir,
+            options: recovery.options,
+            context: recovery.context,
+            wal: sync,
+            pool,
+            manifest,
+            view: ReadView { active, sealed, version: Arc::new(version), flush_count: 0 },
+            recovery_unflushed: needs_flush,
+        }));
+        summary.writable = flush_recovered(&tree, &wal, needs_flush, highest_seqno)?;
+        let writer = TreeWriter::new(Arc::clone(&tree), memtable, wal);
+        Ok((tree, writer, summary))
+    }
+}
+
 /// Brings what was replayed into tables and moves the manifest's floor past the recovered log, which must be
 /// before the first append. Whether that worked; if not, the disk is full.
-fn settle_log(tree: &Arc<Tree>, wal: &WalWriter, needs_flush: bool, highest_seqno: SeqNo) -> Result<bool> {
+fn flush_recovered(
+    tree: &Arc<Tree>,
+    wal: &WalWriter,
+    needs_flush: bool,
+    highest_seqno: SeqNo,
+) -> Result<bool> {
     let flushed = match tree.plan_flush(highest_seqno, 0) {
         Some(plan) => {
             let pace: Arc<dyn Pace> = Arc::new(NoPace);
@@ -322,52 +355,4 @@ fn marks_of(log: &RecoveredLog) -> (Vec<BatchMark>, Vec<BatchId>) {
         }
     }
     (batches, cancelled)
-}
-
-/// What lies in a shard's directory, beside the log's own listing.
-#[derive(Default)]
-struct Listing {
-    tables: std::collections::BTreeMap<PathBuf, FileNumber>,
-    segments: Vec<PathBuf>,
-    strangers: Vec<PathBuf>,
-}
-
-fn list_shard(storage: &dyn Storage, dir: &Path) -> Result<Listing> {
-    let mut listing = Listing::default();
-    let dirs: BTreeSet<OsString> =
-        Level::ALL.iter().map(|level| level.dir_name()).chain([WAL_DIR]).map(OsString::from).collect();
-    for entry in read_dir(storage, dir)? {
-        let is_ours = match entry.kind {
-            FileKind::Dir => dirs.contains(&entry.name),
-            FileKind::File => entry.name == MANIFEST_NAME || entry.name == NEW_MANIFEST_NAME,
-            FileKind::Other => false,
-        };
-        if !is_ours {
-            listing.strangers.push(dir.join(entry.name));
-        }
-    }
-    for level in Level::ALL {
-        let level_dir = dir.join(level.dir_name());
-        for entry in read_dir(storage, &level_dir)? {
-            let number = entry.name.to_str().and_then(parse_table_name);
-            match number {
-                Some(file) if entry.kind == FileKind::File => {
-                    listing.tables.insert(table_path(dir, level, file), file);
-                }
-                _ => listing.strangers.push(level_dir.join(entry.name)),
-            }
-        }
-    }
-    let wal_dir = dir.join(WAL_DIR);
-    let wal = read_dir(storage, &wal_dir)?.into_iter().map(|entry| wal_dir.join(entry.name));
-    listing.segments = wal.filter(|path| path.extension().is_some_and(|ext| ext == "wal")).collect();
-    Ok(listing)
-}
-
-fn read_dir(storage: &dyn Storage, dir: &Path) -> Result<Vec<crate::storage::DirEntry>> {
-    match storage.read_dir(dir) {
-        Ok(entries) => Ok(entries),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(Error::io("list", dir, error)),
-    }
 }

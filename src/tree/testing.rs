@@ -126,9 +126,10 @@ pub(super) fn open_all(context: &TreeContext, options: &TreeOptions, shards: u32
         recovery.sync_log()?;
     }
     let highest = recoveries.iter().map(TreeRecovery::highest_seqno).max().unwrap_or_default();
+    let settled = recoveries.into_iter().zip(cuts).map(|(recovery, cut)| recovery.settle(cut, highest, 9));
     let mut opened = Vec::new();
-    for (recovery, cut) in recoveries.into_iter().zip(cuts) {
-        let (tree, writer, _) = recovery.finish(&cut, highest, 9)?;
+    for settled in settled.collect::<Result<Vec<_>>>()? {
+        let (tree, writer, _) = settled.finish()?;
         opened.push(Shard { context: context.clone(), tree, writer, seqno: highest.0 });
     }
     Ok(opened)

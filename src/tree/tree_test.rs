@@ -40,7 +40,12 @@ fn filled(sim: &SimStorage, options: &TreeOptions, rounds: usize) -> Shard {
 
 fn compact_fully(shard: &Shard, oldest_snapshot: u64, now_ms: u64) {
     for _ in 0..1000 {
-        match shard.tree.plan_full_compaction(&KeyRange::all(), SeqNo(oldest_snapshot), now_ms) {
+        match shard.tree.plan_full_compaction(
+            &KeyRange::all(),
+            shard.tree.next_table(),
+            SeqNo(oldest_snapshot),
+            now_ms,
+        ) {
             FullCompaction::Nothing => return,
             FullCompaction::Busy => panic!("nothing runs"),
             FullCompaction::Plan(plan) => {
@@ -215,7 +220,7 @@ fn foreign_files_are_left_alone_and_reported() {
     expected.sort();
     assert_eq!(strangers, expected);
     let cut = super::consistent_cut(&[recovery.shard_log()]).remove(0);
-    let (tree, _, summary) = recovery.finish(&cut, SeqNo(100), 1).unwrap();
+    let (tree, _, summary) = recovery.settle(cut, SeqNo(100), 1).unwrap().finish().unwrap();
     assert_eq!((summary.removed_files, summary.strangers.len(), summary.writable), (1, 4, true));
     assert!(foreign.iter().all(|path| sim.read_file(path).is_some()) && sim.read_file(&orphan).is_none());
     assert!(tree.take_file_number().0 > 999, "its number is not used again");
@@ -351,7 +356,7 @@ fn a_job_whose_pace_ends_leaves_nothing_behind() {
     let expected = shard.all();
     for payments in 0..100 {
         let FullCompaction::Plan(plan) =
-            shard.tree.plan_full_compaction(&KeyRange::all(), SeqNo(shard.seqno), 0)
+            shard.tree.plan_full_compaction(&KeyRange::all(), shard.tree.next_table(), SeqNo(shard.seqno), 0)
         else {
             panic!("there is work")
         };

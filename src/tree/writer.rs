@@ -184,6 +184,11 @@ impl TreeWriter {
         Ok(end)
     }
 
+    /// Whether the last append failed in its `write`, and may have left whole frames until the next one.
+    pub const fn log_tail_is_dirty(&self) -> bool {
+        self.wal.tail_is_dirty()
+    }
+
     /// Makes what was appended visible, all of it at once to readers that load a view later, and ends the turn.
     pub fn apply(&mut self) {
         if let Some(first) = self.appended.take() {

@@ -39,6 +39,8 @@ pub struct SegmentPool {
     sync: Arc<WalSync>,
     /// Held while a spare is prepared: one is enough.
     preparing: Mutex<()>,
+    /// Held while a segment is named. A failed sync of the directory may drop every new name, so there is only one.
+    naming: Mutex<()>,
     state: Mutex<PoolState>,
     /// How far the current segment is filled.
     filled_bytes: AtomicU64,
@@ -98,6 +100,7 @@ impl SegmentPool {
             incarnation_seed: start.incarnation_seed,
             sync: start.sync,
             preparing: Mutex::new(()),
+            naming: Mutex::new(()),
             state: Mutex::new(state),
             filled_bytes: AtomicU64::new(0),
         }
@@ -208,6 +211,13 @@ impl SegmentPool {
         self.hand_out(segment, bytes)
     }
 
+    /// The current segment was grown: it is not recycled, or every segment would come to be so long.
+    pub(super) fn note_grown(&self, segment: SegmentNumber) {
+        if let Some(live) = self.state.lock().live.get_mut(&segment) {
+            live.recyclable = false;
+        }
+    }
+
     /// How far the current segment is filled, for [`SegmentPool::wanted`].
     pub(super) fn set_filled(&self, bytes: u64) {
         self.filled_bytes.store(bytes, Ordering::Relaxed);
@@ -249,8 +259,8 @@ impl SegmentPool {
         let identity = Identity { shard: self.shard, segment: number, incarnation };
         let (storage, capacity) = (&*self.storage, self.options.segment_bytes);
         match freed {
-            Some(path) => recycle_segment(storage, &self.dir, &path, identity, capacity),
-            None => create_segment(storage, &self.dir, identity, capacity, fill),
+            Some(path) => recycle_segment(storage, &self.dir, &path, identity, capacity, &self.naming),
+            None => create_segment(storage, &self.dir, identity, capacity, fill, &self.naming),
         }
     }
 

@@ -20,6 +20,8 @@ use std::{
     sync::Arc,
 };
 
+use parking_lot::Mutex;
+
 use super::frame::Identity;
 use crate::{
     codec::{
@@ -105,7 +107,7 @@ pub(super) enum Fill {
     Reserve,
 }
 
-/// Makes a new segment file of `capacity` bytes.
+/// Makes a new segment file of `capacity` bytes. One at a time is named, under `naming`.
 ///
 /// # Errors
 /// `NoSpace`, or `Io`; nothing of the file is left then, as far as the file system allows.
@@ -115,6 +117,7 @@ pub(super) fn create_segment(
     identity: Identity,
     capacity: u64,
     how: Fill,
+    naming: &Mutex<()>,
 ) -> Result<Segment> {
     let temp = temp_path(dir, identity.segment);
     let path = segment_path(dir, identity.segment);
@@ -124,7 +127,8 @@ pub(super) fn create_segment(
         if how == Fill::Zeroes {
             write_zeroes(&*file, capacity).map_err(|e| Error::io("write", &temp, e))?;
         }
-        name_segment(storage, dir, &*file, identity, capacity, &temp, &path)?;
+        write_header(&*file, identity, capacity, &temp)?;
+        name_segment(storage, dir, &temp, &path, naming)?;
         Ok(file)
     })();
     match made {
@@ -136,7 +140,7 @@ pub(super) fn create_segment(
     }
 }
 
-/// Gives a segment file that nothing needs any more a new number and incarnation.
+/// Gives a segment file that nothing needs any more a new number and incarnation. As for new ones, under `naming`.
 ///
 /// # Errors
 /// `Io` or `NoSpace`; the file is removed then, as far as the file system allows.
@@ -146,13 +150,15 @@ pub(super) fn recycle_segment(
     old_path: &Path,
     identity: Identity,
     capacity: u64,
+    naming: &Mutex<()>,
 ) -> Result<Segment> {
     let path = segment_path(dir, identity.segment);
     let made = (|| {
         let file = storage.open(old_path, OpenMode::ReadWrite).map_err(|e| Error::io("open", old_path, e))?;
         // NOTE: the header is overwritten under the old name. That number lies below the manifest's floor,
         // so a recovery does not look inside.
-        name_segment(storage, dir, &*file, identity, capacity, old_path, &path)?;
+        write_header(&*file, identity, capacity, old_path)?;
+        name_segment(storage, dir, old_path, &path, naming)?;
         Ok(file)
     })();
     match made {
@@ -164,18 +170,15 @@ pub(super) fn recycle_segment(
     }
 }
 
-/// Writes the header, makes it durable, and only then gives the file its name, durably.
-fn name_segment(
-    storage: &dyn Storage,
-    dir: &Path,
-    file: &dyn StorageFile,
-    identity: Identity,
-    capacity: u64,
-    from: &Path,
-    to: &Path,
-) -> Result<()> {
-    write_all_at(file, &encode_header(identity, capacity), 0).map_err(|e| Error::io("write", from, e))?;
-    file.sync_data().map_err(|e| Error::io("sync", from, e))?;
+/// Writes the header and makes it durable: before the file gets its name.
+fn write_header(file: &dyn StorageFile, identity: Identity, capacity: u64, path: &Path) -> Result<()> {
+    write_all_at(file, &encode_header(identity, capacity), 0).map_err(|e| Error::io("write", path, e))?;
+    file.sync_data().map_err(|e| Error::io("sync", path, e))
+}
+
+/// Gives the file its name, durably.
+fn name_segment(storage: &dyn Storage, dir: &Path, from: &Path, to: &Path, naming: &Mutex<()>) -> Result<()> {
+    let _alone = naming.lock();
     storage.rename(from, to).map_err(|e| Error::io("rename", from, e))?;
     storage.sync_dir(dir).map_err(|e| Error::io("sync", dir, e))
 }

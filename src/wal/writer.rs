@@ -72,6 +72,7 @@ pub struct WalWriter {
     /// How many appends failed. Each frame says it, so that no frame of a failed append is taken for the one
     /// that was written over it.
     attempt: u32,
+    tail_is_dirty: bool,
 }
 
 /// Begins a log: writes the start frame of its first segment, which says where the recovered log ends, and
@@ -132,6 +133,7 @@ pub fn create_log(new: NewLog) -> Result<(WalWriter, Arc<WalSync>, Arc<SegmentPo
         last_checksum,
         next_seqno: SeqNo(1),
         attempt: 0,
+        tail_is_dirty: false,
     };
     Ok((writer, sync, pool))
 }
@@ -170,10 +172,12 @@ impl WalWriter {
             // IMPORTANT: nothing moves. The next append writes at the same offset, with another attempt number
             // in its frames: if all of this group reached the file, its later frames still fail the chain.
             self.attempt = self.attempt.wrapping_add(1);
+            self.tail_is_dirty = true;
             return Err(Error::io("write", &self.current.path, error));
         }
         self.offset += image.len() as u64;
         self.started = true;
+        self.tail_is_dirty = false;
         self.last_checksum = checksum;
         self.next_seqno = next_seqno;
         let end = LogPosition { segment: self.current_segment(), offset: self.offset };
@@ -195,6 +199,11 @@ impl WalWriter {
         // IMPORTANT: a segment that was begun and not written stays the next one. An append to it that
         // failed may have left an intact start frame there, and the log before it must end where that says.
         Ok(self.current_segment())
+    }
+
+    /// Whether the last append failed in its `write`: what it left is written over by the next one.
+    pub const fn tail_is_dirty(&self) -> bool {
+        self.tail_is_dirty
     }
 
     /// The segment that the next append goes to, if it fits.
@@ -225,7 +234,12 @@ impl WalWriter {
             }
             return self.switch(bytes);
         }
-        grow(&mut self.current, self.offset + START_FRAME_BYTES as u64 + bytes)
+        let capacity = self.current.capacity;
+        grow(&mut self.current, self.offset + START_FRAME_BYTES as u64 + bytes)?;
+        if self.current.capacity > capacity {
+            self.pool.note_grown(self.current_segment());
+        }
+        Ok(())
     }
 
     /// Goes on in the next segment, which has room for `bytes`.

@@ -1,7 +1,7 @@
 //! A node on a simulated disk, with small sizes so that little data makes it flush and compact.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -102,4 +102,16 @@ pub(crate) fn read_all(node: &Node, prefix: &[u8]) -> Result<State> {
         assert_eq!(node.get(key)?.as_deref(), Some(&value[..]), "a get and a scan differ");
     }
     Ok(forward.into_iter().collect())
+}
+
+/// How many tables the node's shards are made of.
+pub(crate) fn tables(node: &Node) -> u64 {
+    let shards = node.stats().unwrap().shards;
+    shards.iter().flat_map(|shard| &shard.tree.levels).map(|level| level.tables).sum()
+}
+
+/// How many files of tables there are.
+pub(crate) fn table_files(disk: &SimStorage) -> u64 {
+    let is_table = |path: &&PathBuf| path.extension().is_some_and(|extension| extension == "sst");
+    disk.paths().iter().filter(is_table).count() as u64
 }

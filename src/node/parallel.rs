@@ -1,0 +1,31 @@
+//! Work on several items at once, on threads that live no longer than the call.
+
+/// Runs `work` over `items` on up to `threads` threads; results stand in the items' order.
+pub(super) fn in_parallel<T: Send, R: Send>(
+    items: Vec<T>,
+    threads: usize,
+    work: impl Fn(T) -> R + Sync,
+) -> Vec<R> {
+    let threads = threads.min(items.len());
+    if threads <= 1 {
+        return items.into_iter().map(work).collect();
+    }
+    let (send, receive) = flume::unbounded();
+    items.into_iter().enumerate().for_each(|item| drop(send.send(item)));
+    drop(send);
+    let mut results: Vec<(usize, R)> = std::thread::scope(|scope| {
+        let run = || receive.iter().map(|(place, item)| (place, work(item))).collect::<Vec<_>>();
+        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
+        let joined = handles
+            .into_iter()
+            .map(|handle| handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        joined.flatten().collect()
+    });
+    results.sort_by_key(|(place, _)| *place);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+/// How many cores this process may use.
+pub(super) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
