@@ -21,10 +21,11 @@ mod sim_node;
 use std::time::Duration;
 
 use dbex::{
-    Clock, Durability, ErrorKind, PutOptions, Result, SystemClock, WriteBatch,
+    Clock, Durability, Error, ErrorKind, PutOptions, Result, Step, StepDone, SystemClock, WriteBatch,
     blocking::Node,
     key::KeyHash,
-    storage::sim::{Fault, FaultRule, OpKind, SimStorage, SyncLoss},
+    storage::Storage as _,
+    storage::sim::{Errno, Fault, FaultRule, OpKind, SimStorage, SyncLoss},
 };
 use history::{Key, State};
 use ledger::Ledger;
@@ -216,6 +217,13 @@ fn fail_one_sync(seed: u64, place: &str, nth: u64, loss: SyncLoss, with_batches:
     }
     match cure {
         Cure::ReopenShards => {
+            // The first try may fail anywhere; the next one starts over.
+            let broken = derive(seed, nth) % 80;
+            disk.fail(FaultRule::new(Fault::Fail(Errno::IO)).nth(broken));
+            let _ = node.reopen_shards();
+            disk.clear_faults();
+            let _ = node.sync();
+            let _ = node.settle();
             node.reopen_shards().unwrap();
             writer.ledger.check_opened(&writer.find(&node)).unwrap();
             assert_healed(&mut writer, &node, &disk, &options, seed);
@@ -413,4 +421,47 @@ fn a_full_disk_refuses_writes_and_the_node_goes_on_once_there_is_room() {
         "io_faults: {rounds} full disks, {refused} writes refused, {reopened} restarts on a full disk"
     ));
     assert!(refused > rounds, "the disks were too large to show anything");
+}
+
+#[test]
+fn a_shard_that_vanished_is_never_made_anew() {
+    let disk = sim_node::disk(1);
+    let options = sim_node::options(&mut Random::new(1));
+    let node = open(&disk, &options, 1).unwrap();
+    node.put_with("key", "value", PutOptions::new().durability(Durability::Synced)).unwrap();
+    node.close().unwrap();
+    let paths = disk.paths();
+    for path in paths.iter().filter(|path| path.to_str().unwrap().contains("shard-0001")) {
+        disk.remove_file(path).unwrap();
+    }
+    let node = open(&disk, &options, 2).unwrap();
+    for _ in 0..2 {
+        assert_eq!(node.put(Writer::key_of(SICK), "x").unwrap_err().kind(), ErrorKind::Corruption);
+        assert_eq!(node.reopen_shards().unwrap_err().kind(), ErrorKind::Corruption);
+    }
+    node.put(Writer::key_of(0), "the others go on").unwrap();
+    node.close().unwrap();
+}
+
+#[test]
+fn what_a_failed_turn_found_is_not_told_either() {
+    let disk = sim_node::disk(1);
+    let node = open(&disk, &sim_node::options(&mut Random::new(1)), 1).unwrap();
+    let put_if_absent = || Step::Update {
+        key: "key".into(),
+        change: Box::new(|previous| match previous {
+            None => Ok(Some("value").into()),
+            Some(_) => Err(Error::new(ErrorKind::Conflict, "the key is there already")),
+        }),
+    };
+    disk.fail(FaultRule::new(Fault::Fail(Errno::NOSPC)).on(&[OpKind::Write]).path("wal/").from_nth(0));
+    let kinds = |done: Vec<Result<StepDone>>| -> Vec<_> {
+        done.into_iter().map(|done| done.map(drop).map_err(|error| error.kind())).collect()
+    };
+    let refused = kinds(node.steps(vec![put_if_absent(), put_if_absent()]));
+    assert_eq!(refused, [Err(ErrorKind::NoSpace), Err(ErrorKind::NoSpace)]);
+    disk.clear_faults();
+    let done = kinds(node.steps(vec![put_if_absent(), put_if_absent()]));
+    assert_eq!(done, [Ok(()), Err(ErrorKind::Conflict)]);
+    node.close().unwrap();
 }
