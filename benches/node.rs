@@ -34,14 +34,14 @@ fn counter() -> impl Fn() -> u64 {
     move || next.replace(next.get() + 1)
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 2000)]
 fn put_buffered(bencher: Bencher) {
     let (_dir, node) = open();
     let next = counter();
     bencher.bench_local(|| node.put(key(next()), VALUE).unwrap());
 }
 
-#[divan::bench(sample_count = 20, sample_size = 10)]
+#[divan::bench(sample_count = 50, sample_size = 50)]
 fn put_synced(bencher: Bencher) {
     let (_dir, node) = open();
     let next = counter();
@@ -49,7 +49,7 @@ fn put_synced(bencher: Bencher) {
     bencher.bench_local(|| node.put_with(key(next()), VALUE, synced).unwrap());
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 20)]
 fn batch_of_100_across_shards(bencher: Bencher) {
     let (_dir, node) = open();
     let next = counter();
@@ -62,21 +62,21 @@ fn batch_of_100_across_shards(bencher: Bencher) {
     });
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 5000)]
 fn get_from_tables(bencher: Bencher) {
     let node = &FULL.1;
     let next = counter();
     bencher.bench_local(|| assert!(node.get(key(next() * 7919 % ENTRIES)).unwrap().is_some()));
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 5000)]
 fn get_missing(bencher: Bencher) {
     let node = &FULL.1;
     let next = counter();
     bencher.bench_local(|| assert!(node.get(key(ENTRIES + next())).unwrap().is_none()));
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 50)]
 fn scan_100(bencher: Bencher) {
     let node = &FULL.1;
     let next = counter();

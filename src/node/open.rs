@@ -14,7 +14,7 @@ use super::{
     node_file::{self, Directory, NodeRecord},
     options::{CompactionStrategy, MAX_SHARDS, NodeOptions},
     parallel::cores,
-    recover::{ShardSource, recover},
+    recover::{RecoveredShard, ShardSource, recover},
     shard_core::ShardCore,
     workers::WorkerPool,
 };
@@ -23,7 +23,7 @@ use crate::{
     ids::SeqNo,
     storage::Storage,
     table::{BlockCache, FileCache, TableOptions},
-    tree::{Strategy, Tree, TreeContext, TreeOptions, TreeWriter},
+    tree::{Strategy, TreeContext, TreeOptions},
     wal::WalOptions,
 };
 
@@ -101,10 +101,7 @@ pub(super) fn open(options: NodeOptions, env: Env) -> Result<Arc<NodeCore>> {
 }
 
 /// The shards as recovery left them, each at its place.
-fn shard_slots(
-    recovered: Vec<(usize, Result<(Arc<Tree>, TreeWriter)>)>,
-    queue_bytes: u64,
-) -> Box<[ShardSlot]> {
+fn shard_slots(recovered: Vec<(usize, RecoveredShard)>, queue_bytes: u64) -> Box<[ShardSlot]> {
     let slots = recovered.into_iter().map(|(index, shard)| {
         ShardSlot::from_pointee(match shard {
             Ok((tree, writer)) => {

@@ -36,10 +36,13 @@ pub(super) struct ShardSource<'a> {
     pub made: bool,
 }
 
+/// A shard that was brought back, or why it does not open.
+pub(super) type RecoveredShard = Result<(Arc<Tree>, TreeWriter)>;
+
 /// What was brought back.
 pub(super) struct Recovered {
-    /// The shards by their places, or why one does not open.
-    pub shards: Vec<(usize, Result<(Arc<Tree>, TreeWriter)>)>,
+    /// The shards by their places.
+    pub shards: Vec<(usize, RecoveredShard)>,
     /// The highest sequence number that any of them knows of.
     pub highest_seqno: SeqNo,
     /// Where the node's clock was.
@@ -141,7 +144,7 @@ fn shard_dir(data_dir: &Path, place: usize) -> PathBuf {
     data_dir.join(format!("shard-{place:04}"))
 }
 
-fn finish(settled: SettledRecovery) -> Result<(Arc<Tree>, TreeWriter)> {
+fn finish(settled: SettledRecovery) -> RecoveredShard {
     let (tree, writer, summary) = settled.finish()?;
     log_recovery(&summary);
     Ok((tree, writer))

@@ -55,7 +55,9 @@ fn reopen_failed(core: &Arc<NodeCore>, asked: bool) -> Result<()> {
         return Ok(());
     }
     let old: Vec<_> = places.iter().filter_map(|place| core.shard(*place).ok()).collect();
-    old.iter().for_each(|old| fence(core, old));
+    for old in &old {
+        fence(core, old);
+    }
     let source = ShardSource {
         options: &core.options,
         env: &core.env,
@@ -69,7 +71,9 @@ fn reopen_failed(core: &Arc<NodeCore>, asked: bool) -> Result<()> {
     let recovered =
         recover(source, &places, &void, core.seqno_watermark(), sync_others).inspect_err(|_| {
             if all {
-                old.iter().for_each(|old| old.doubt_log());
+                for old in &old {
+                    old.doubt_log();
+                }
             }
         })?;
     core.skip_seqnos(recovered.highest_seqno);
