@@ -185,7 +185,7 @@ fn find_or_make(options: &NodeOptions, asked_shards: u32, env: &Env) -> Result<(
 }
 
 fn tree_context(options: &NodeOptions, env: &Env) -> TreeContext {
-    let cache = Arc::new(BlockCache::new(options.block_cache_bytes));
+    let cache = Arc::new(BlockCache::with_metadata(options.block_cache_bytes, options.filter_bytes_max));
     let files = Arc::new(FileCache::new(Arc::clone(&env.storage), options.max_open_files));
     TreeContext::new(Arc::clone(&env.storage), cache, files)
 }

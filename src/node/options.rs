@@ -28,9 +28,8 @@ pub struct NodeOptions {
     pub memtable_bytes: u64,
     /// Bound for the node's block cache in bytes. Default: 256 MiB.
     pub block_cache_bytes: u64,
-    /// Bound for the tables' filters held in memory, in bytes. Default: 128 MiB, about 100 million keys at
-    /// 10 bits each. A get of a key without a filter in memory probes one more block.
-    /// NOTE: not enforced yet: the filter of every table that was read stays in memory.
+    /// Bound for the tables' filters and indexes held in memory, in bytes. Default: 128 MiB. Past it, tables that
+    /// were not used for a while give theirs up; a get that comes to one reads them again.
     pub filter_bytes_max: u64,
     /// Bound for admitted requests that wait for a shard, in bytes of keys and values. Default: 64 MiB.
     /// Past it writers wait, or get `Busy`.

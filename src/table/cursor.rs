@@ -33,6 +33,8 @@ pub enum CursorSource {
 /// A cursor over one table.
 pub struct TableCursor {
     table: Arc<Table>,
+    /// The table's metadata, from the first use on.
+    loaded: Option<Arc<Loaded>>,
     chunks: Option<ChunkReader>,
     iter: Option<BlockIter>,
     block: usize,
@@ -48,13 +50,19 @@ pub(super) enum Direction {
 
 impl TableCursor {
     pub(super) const fn new(table: Arc<Table>, chunks: Option<ChunkReader>) -> Self {
-        Self { table, chunks, iter: None, block: 0, stands: false }
+        Self { table, loaded: None, chunks, iter: None, block: 0, stands: false }
+    }
+
+    fn load(&mut self) -> Result<Arc<Loaded>> {
+        if let Some(loaded) = &self.loaded {
+            return Ok(Arc::clone(loaded));
+        }
+        Ok(Arc::clone(self.loaded.insert(self.table.load()?)))
     }
 
     /// Stands on the first or, going backward, the last entry of a block; nowhere if there is no such block.
     fn enter(&mut self, number: Option<usize>, direction: Direction) -> Result<()> {
-        let table = Arc::clone(&self.table);
-        let loaded = table.load()?;
+        let loaded = &*self.load()?;
         let Some(number) = number.filter(|number| *number < loaded.metadata.index.blocks()) else {
             return Ok(());
         };
@@ -92,7 +100,8 @@ impl TableCursor {
             Ok(moved) => Ok(moved),
             Err(damage) => {
                 self.stands = false;
-                Err(self.table.damaged_block(self.table.load()?, self.block, damage))
+                let loaded = self.load()?;
+                Err(self.table.damaged_block(&loaded, self.block, damage))
             }
         }
     }
@@ -125,14 +134,13 @@ impl Cursor for TableCursor {
 
     fn seek_last(&mut self) -> Result<()> {
         self.stands = false;
-        let last = self.table.load()?.metadata.index.blocks().checked_sub(1);
+        let last = self.load()?.metadata.index.blocks().checked_sub(1);
         self.enter(last, Direction::Backward)
     }
 
     fn seek(&mut self, key: &[u8]) -> Result<()> {
         self.stands = false;
-        let table = Arc::clone(&self.table);
-        let loaded = table.load()?;
+        let loaded = &*self.load()?;
         let Some((number, block, entry)) = self.locate(loaded, key, Direction::Forward)? else {
             return Ok(());
         };
@@ -144,8 +152,7 @@ impl Cursor for TableCursor {
 
     fn seek_before(&mut self, key: &[u8]) -> Result<()> {
         self.stands = false;
-        let table = Arc::clone(&self.table);
-        let loaded = table.load()?;
+        let loaded = &*self.load()?;
         let Some((number, block, entry)) = self.locate(loaded, key, Direction::Backward)? else {
             return Ok(());
         };

@@ -22,6 +22,7 @@ mod heads;
 mod index;
 mod lookup;
 mod metadata;
+mod metadata_cache;
 mod options;
 mod pace;
 mod properties;

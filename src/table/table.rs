@@ -3,9 +3,10 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::Arc,
 };
 
+use arc_swap::Guard;
 use parking_lot::Mutex;
 
 use super::{
@@ -15,6 +16,7 @@ use super::{
     footer::FOOTER_BYTES,
     lookup::{Lookup, OwnedEntry, ReadMode},
     metadata::{Metadata, read_range},
+    metadata_cache::MetadataPlace,
     options::TableId,
     properties::TableSummary,
     stored_block::check_stored_block,
@@ -41,7 +43,7 @@ impl From<&TableSummary> for TableExpectation {
     }
 }
 
-/// A finished table. Its metadata is read at first use; its file is open only while the [`FileCache`] or a
+/// A finished table. Its metadata is read at first use, and again after it was given up; its file is open only while the [`FileCache`] or a
 /// reader keeps it so.
 #[derive(Debug)]
 pub struct Table {
@@ -50,7 +52,7 @@ pub struct Table {
     id: TableId,
     cache: Arc<BlockCache>,
     expected: TableExpectation,
-    loaded: OnceLock<Loaded>,
+    place: Arc<MetadataPlace>,
     loading: Mutex<()>,
 }
 
@@ -78,8 +80,8 @@ impl Table {
             let found = format!("{} bytes", expected.file_bytes);
             return Err(Error::corruption(&path, 0, "the length of a table in the manifest", found));
         }
-        let (loaded, loading) = (OnceLock::new(), Mutex::new(()));
-        Ok(Arc::new(Self { files, path, id, cache, expected: *expected, loaded, loading }))
+        let (place, loading) = (cache.metadata().place(), Mutex::new(()));
+        Ok(Arc::new(Self { files, path, id, cache, expected: *expected, place, loading }))
     }
 
     /// Which table it is.
@@ -97,7 +99,8 @@ impl Table {
     /// # Errors
     /// `Io`, or `Corruption` naming the file and where in it.
     pub fn get(&self, hash: KeyHash, key: &[u8], at: SeqNo, mode: ReadMode) -> Result<Lookup> {
-        let Some(loaded) = self.loaded(mode)? else { return Ok(Lookup::WouldBlock) };
+        let loaded = self.loaded(mode)?;
+        let Some(loaded) = &*loaded else { return Ok(Lookup::WouldBlock) };
         let Metadata { filter, index, .. } = &loaded.metadata;
         if filter.as_ref().is_some_and(|filter| !filter.may_contain(hash)) {
             return Ok(Lookup::Missing);
@@ -132,28 +135,30 @@ impl Table {
     ///
     /// # Errors
     /// `Io` or `Corruption`.
-    pub fn summary(&self) -> Result<&TableSummary> {
-        Ok(&self.load()?.metadata.summary)
+    pub fn summary(&self) -> Result<TableSummary> {
+        Ok(self.load()?.metadata.summary.clone())
     }
 
     /// What the table keeps in memory, cached blocks excluded; 0 before its first use.
-    pub fn metadata_bytes(&self) -> usize {
-        self.loaded.get().map_or(0, |loaded| loaded.metadata.memory_bytes())
+    pub fn metadata_bytes(&self) -> u64 {
+        self.place.bytes()
     }
 
     /// The table's metadata, read now if it was not yet.
-    pub(super) fn load(&self) -> Result<&Loaded> {
-        if let Some(loaded) = self.loaded.get() {
-            return Ok(loaded);
+    pub(super) fn load(&self) -> Result<Arc<Loaded>> {
+        if let Some(loaded) = &*self.place.get() {
+            return Ok(Arc::clone(loaded));
         }
         let _only_one = self.loading.lock();
-        if let Some(loaded) = self.loaded.get() {
-            return Ok(loaded);
+        if let Some(loaded) = &*self.place.get() {
+            return Ok(Arc::clone(loaded));
         }
         let file = self.file()?;
         let metadata = Metadata::load(&*file, &self.path, self.id, &self.expected)?;
         let slots = BlockSlots::new(&self.cache, metadata.index.blocks());
-        Ok(self.loaded.get_or_init(|| Loaded { metadata, slots }))
+        let loaded = Arc::new(Loaded { metadata, slots });
+        self.place.fill(Arc::clone(&loaded));
+        Ok(loaded)
     }
 
     /// The table's file, to be read by a thread that may wait.
@@ -177,12 +182,12 @@ impl Table {
     }
 
     #[inline]
-    fn loaded(&self, mode: ReadMode) -> Result<Option<&Loaded>> {
-        match (self.loaded.get(), mode) {
-            (Some(loaded), _) => Ok(Some(loaded)),
-            (None, ReadMode::Blocking) => self.load().map(Some),
-            (None, ReadMode::NoWait) => Ok(None),
+    fn loaded(&self, mode: ReadMode) -> Result<Guard<Option<Arc<Loaded>>>> {
+        let loaded = self.place.get();
+        if loaded.is_none() && mode == ReadMode::Blocking {
+            return Ok(Guard::from_inner(Some(self.load()?)));
         }
+        Ok(loaded)
     }
 
     /// Reads a block from the file into the cache; `None` if that would mean to wait.

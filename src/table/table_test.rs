@@ -191,7 +191,7 @@ proptest! {
         prop_assert_eq!(storage.syncs(), 1);
         prop_assert_eq!(summary.file_bytes, bytes_of(&storage).len() as u64);
         let table = open(&storage, &path(), ID, &summary, cache_bytes);
-        prop_assert_eq!(table.summary().unwrap(), &summary);
+        prop_assert_eq!(&table.summary().unwrap(), &summary);
         check_summary(&summary, &model);
         for key in model.keys().map(|(key, _)| key).chain(&probes) {
             for at in [0, 1, 20, 40, SeqNo::MAX.0] {
@@ -665,4 +665,55 @@ fn a_read_error_is_no_corruption_and_passes() {
         storage.clear_faults();
         check_get(&table, &model, key, SeqNo::MAX.0);
     }
+}
+
+#[test]
+fn filters_and_indexes_stay_under_their_bound_and_come_back() {
+    let (storage, model) = (SimStorage::new(1), uniform_model(3_000));
+    let path = |n: u64| PathBuf::from(format!("/tables/{n}.sst"));
+    let id = |n: u64| TableId { shard: ShardId(0), file: FileNumber(n) };
+    let build = |n| write(&storage, &path(n), id(n), TableOptions::default(), &model);
+    let summaries: Vec<_> = (1..=20).map(build).collect();
+    let files = Arc::new(FileCache::new(Arc::new(storage.clone()), 10));
+    let open = |cache: &Arc<BlockCache>| -> Vec<_> {
+        let open = |(n, summary): (u64, &TableSummary)| {
+            Table::open(Arc::clone(&files), path(n), id(n), Arc::clone(cache), &summary.into()).unwrap()
+        };
+        (1..).zip(&summaries).map(open).collect()
+    };
+    let one = {
+        let cache = Arc::new(BlockCache::new(1 << 20));
+        open(&cache)[0].summary().unwrap();
+        cache.stats().metadata_bytes
+    };
+    assert_eq!(one, 0, "what a table that is gone held is given back");
+    let roomy = Arc::new(BlockCache::new(1 << 20));
+    let tables = open(&roomy);
+    tables.iter().for_each(|table| drop(table.summary().unwrap()));
+    let all = roomy.stats().metadata_bytes;
+    assert_eq!(all, tables.iter().map(|table| table.metadata_bytes()).sum::<u64>());
+
+    let tight = Arc::new(BlockCache::with_metadata(1 << 20, all / 4));
+    let tables = open(&tight);
+    let keys: Vec<_> = model.keys().map(|(key, _)| key.clone()).collect();
+    let mut loaded_before = 0;
+    for round in 0..3_000 {
+        // Half of the reads go to one table, which is kept.
+        let table = &tables[if round % 2 == 0 { 0 } else { round / 2 % tables.len() }];
+        loaded_before += usize::from(round > 100 && round % 2 == 0 && tables[0].metadata_bytes() > 0);
+        check_get(table, &model, &keys[round % keys.len()], u64::MAX);
+        let used = tight.stats().metadata_bytes;
+        assert!(used <= all / 4 + all / 20 && used > 0, "{used} of {all}");
+    }
+    assert!(loaded_before > 1_400, "the table that is used most is not kept: {loaded_before}");
+    let cold = tables.iter().find(|table| table.metadata_bytes() == 0).unwrap();
+    let key = &keys[0];
+    assert_eq!(cold.get(hash(key), key, SeqNo::MAX, ReadMode::NoWait).unwrap(), Lookup::WouldBlock);
+    // A scan keeps what it uses, and the other way round.
+    let mut cursor = cold.cursor(CursorSource::Cached);
+    cursor.seek_first().unwrap();
+    tables.iter().for_each(|table| drop(table.summary().unwrap()));
+    check_cursor(&mut cold.cursor(CursorSource::Cached), &model, &keys[..3]);
+    cursor.next().unwrap();
+    assert_eq!(cursor.entry(), model.iter().nth(1).map(entry_of));
 }

@@ -28,16 +28,16 @@ impl Table {
         let loaded = self.load()?;
         let mut chunks = ChunkReader::new(pace);
         let mut check = Check {
-            loaded,
+            loaded: &loaded,
             hash_seed,
             last_key: vec![],
             last_seqno: SeqNo::MAX,
             counted: TableSummary::new(),
         };
         for number in 0..loaded.metadata.index.blocks() {
-            let (block, checksum) = chunks.block(self, loaded, number, Direction::Forward)?;
+            let (block, checksum) = chunks.block(self, &loaded, number, Direction::Forward)?;
             check.counted.count_block(checksum);
-            check.block(number, block).map_err(|damage| self.damaged_block(loaded, number, damage))?;
+            check.block(number, block).map_err(|damage| self.damaged_block(&loaded, number, damage))?;
         }
         check.summary().map_err(|damage| {
             Error::corruption(self.path(), 0, "the entries that the properties count", damage)

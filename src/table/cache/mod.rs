@@ -21,6 +21,8 @@ use parking_lot::Mutex;
 use queues::Queues;
 pub(super) use slots::BlockSlots;
 
+use super::metadata_cache::MetadataCache;
+
 /// Shards are at least this large, so that the blocks that fit one are not small.
 const MIN_SHARD_BYTES: u64 = 4 << 20;
 const MAX_SHARDS: u64 = 16;
@@ -36,6 +38,7 @@ pub struct BlockCache {
     slot_bytes: AtomicU64,
     next_table: AtomicU64,
     live_bytes: Arc<AtomicU64>,
+    metadata: Arc<MetadataCache>,
 }
 
 /// What a cache has done and holds.
@@ -50,6 +53,8 @@ pub struct BlockCacheStats {
     pub bytes: u64,
     /// Blocks that have left the cache, or never entered it, but are still in use by a reader, in bytes.
     pub pinned_bytes: u64,
+    /// The tables' filters and indexes, in bytes.
+    pub metadata_bytes: u64,
 }
 
 /// Its own cache line pair, so that readers of different shards do not slow each other down by counting.
@@ -62,8 +67,15 @@ struct CacheShard {
 }
 
 impl BlockCache {
-    /// A cache that holds up to `capacity_bytes`; 0 caches nothing.
+    /// A cache that holds up to `capacity_bytes` of blocks (0 caches nothing), and as many filters and indexes as
+    /// are used.
     pub fn new(capacity_bytes: u64) -> Self {
+        Self::with_metadata(capacity_bytes, u64::MAX)
+    }
+
+    /// A cache that holds up to `capacity_bytes` of blocks, and beside them up to `metadata_bytes` of the tables'
+    /// filters and indexes. Those of tables in use stay beyond that until their users let go.
+    pub fn with_metadata(capacity_bytes: u64, metadata_bytes: u64) -> Self {
         let shards = (capacity_bytes / MIN_SHARD_BYTES).clamp(1, MAX_SHARDS);
         Self {
             capacity_bytes,
@@ -71,7 +83,13 @@ impl BlockCache {
             slot_bytes: AtomicU64::new(0),
             next_table: AtomicU64::new(0),
             live_bytes: Arc::default(),
+            metadata: Arc::new(MetadataCache::new(metadata_bytes)),
         }
+    }
+
+    /// Where tables keep their filters and indexes.
+    pub(super) const fn metadata(&self) -> &Arc<MetadataCache> {
+        &self.metadata
     }
 
     /// What the cache has done and holds.
@@ -83,6 +101,7 @@ impl BlockCache {
             misses: sum(|shard| shard.misses.load(Ordering::Relaxed)),
             bytes: sum(|shard| shard.queues.lock().charged_bytes()) + self.slot_bytes.load(Ordering::Relaxed),
             pinned_bytes: self.live_bytes.load(Ordering::Relaxed).saturating_sub(blocks),
+            metadata_bytes: self.metadata.used_bytes(),
         }
     }
 
