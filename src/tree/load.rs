@@ -152,7 +152,7 @@ impl Tree {
             moves: read(&self.counters.moves),
             compaction_bytes_read: read(&self.counters.compaction_bytes_read),
             compaction_bytes_written: read(&self.counters.compaction_bytes_written),
-            metadata_bytes: view.version.tables().map(|table| table.table().metadata_bytes() as u64).sum(),
+            metadata_bytes: view.version.tables().map(|table| table.table().metadata_bytes()).sum(),
             flushed_seqno: view.version.tables().map(|t| t.record().max_seqno).max().unwrap_or_default(),
         }
     }
