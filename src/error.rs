@@ -16,7 +16,9 @@ pub enum ErrorKind {
     Invalid,
     /// A condition did not hold. Nothing was written.
     Conflict,
-    /// The disk is full. Nothing was written; reads go on, and writes work again once there is space.
+    /// The disk is full. Nothing was written that anyone sees; reads go on, and writes work again once there is
+    /// space. On a file system that reserves no space for what is written over, the write may come back if the
+    /// process ends before the shard's next one.
     NoSpace,
     /// Bytes on disk are not what was written. The message names file, offset, expected and found.
     Corruption,

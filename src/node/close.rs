@@ -52,6 +52,7 @@ async fn wait_for(stage: &watch::Sender<Option<Result<()>>>) -> Result<()> {
 }
 
 fn close(core: &Arc<NodeCore>) {
+    let began = core.env.clock.monotonic();
     if let Some(lane) = core.batch_lane.lock().take() {
         let _ = lane.send(None);
     }
@@ -85,7 +86,10 @@ fn close(core: &Arc<NodeCore>) {
         slot.store(Arc::new(ShardState::Refused(Error::closed())));
     }
     match &result {
-        Ok(()) => tracing::info!(data_dir = %core.options.data_dir.display(), "closed"),
+        Ok(()) => {
+            let duration_ms = core.env.clock.monotonic().saturating_sub(began).as_millis();
+            tracing::info!(data_dir = %core.options.data_dir.display(), duration_ms, "closed");
+        }
         Err(error) => tracing::error!(error = %error, "closed, but the last sync failed"),
     }
     core.lifecycle.finish_close(result);

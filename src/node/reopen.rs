@@ -54,6 +54,7 @@ fn reopen_failed(core: &Arc<NodeCore>, asked: bool) -> Result<()> {
     if places.is_empty() {
         return Ok(());
     }
+    let began = core.env.clock.monotonic();
     let old: Vec<_> = places.iter().filter_map(|place| core.shard(*place).ok()).collect();
     for old in &old {
         fence(core, old);
@@ -100,6 +101,8 @@ fn reopen_failed(core: &Arc<NodeCore>, asked: bool) -> Result<()> {
             }
         }
     }
+    let duration = core.env.clock.monotonic().saturating_sub(began);
+    tracing::info!(shards = ?started, duration_ms = duration.as_millis(), "re-opened");
     if let Some(coordinator) = core.coordinator.get() {
         coordinator.do_send(super::coordinator::StartShards(started));
     }

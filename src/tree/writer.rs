@@ -223,6 +223,12 @@ impl TreeWriter {
         let (writer, active) = memtable(options);
         let sealed = std::mem::replace(&mut self.memtable, writer);
         let sealed = Arc::new(SealedMemtable { memtable: Arc::clone(sealed.memtable()), next_segment });
+        tracing::debug!(
+            shard = self.tree.shard().get(),
+            entries = sealed.memtable.entries(),
+            bytes = sealed.memtable.data_bytes(),
+            "sealed a memtable"
+        );
         self.tree.publish(|view| ReadView {
             active,
             sealed: std::iter::once(sealed).chain(view.sealed.iter().cloned()).collect(),
