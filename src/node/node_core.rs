@@ -324,10 +324,14 @@ impl NodeCore {
         Ok(())
     }
 
-    /// Whichever shards hold the memory: if the flushes of all of them fail, waiting is of no use.
+    /// Whichever shards hold the memory: if the flushes of all of them fail, or are not even tried because the
+    /// shard is sick, waiting is of no use.
     fn why_nothing_is_flushed(&self) -> Option<Error> {
         let waiting = self.open_shards().filter(|shard| shard.tree.load().sealed_bytes > 0);
-        let failures: Vec<_> = waiting.map(|shard| shard.failures(IoClass::Flush).last()).collect();
+        let failure = |shard: Arc<ShardCore>| {
+            shard.failures(IoClass::Flush).last().or_else(|| shard.check_takes_writes().err())
+        };
+        let failures: Vec<_> = waiting.map(failure).collect();
         if failures.iter().all(Option::is_some) { failures.into_iter().next().flatten() } else { None }
     }
 }
