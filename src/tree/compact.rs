@@ -118,6 +118,21 @@ impl Tree {
         self.plan(watermark, |situation| pick(situation).ok_or(Wait::Nothing)).ok()
     }
 
+    /// Whether no background work is under way and none could be planned. Looks only, and all at once.
+    ///
+    /// The arguments are as for [`Tree::plan_compaction`].
+    pub fn is_at_rest(&self, oldest_snapshot: SeqNo, now_ms: u64) -> bool {
+        let watermark = Watermark { oldest_snapshot, now_ms };
+        self.jobs.with(|state| {
+            // NOTE: loaded under the lock: a job whose marks are gone has published its install before.
+            let view = self.view();
+            !state.flush_running
+                && state.compactions == 0
+                && view.sealed.is_empty()
+                && pick(&self.situation(&view, state, watermark)).is_none()
+        })
+    }
+
     /// Plans the compaction of everything in `range` into the last level, as far as it lies in tables before
     /// `end` ([`Tree::next_table`] when the compaction was asked for). Call it, and run what it returns, until
     /// it says [`FullCompaction::Nothing`]. Memtables are the caller's to seal and flush before.
@@ -155,16 +170,19 @@ impl Tree {
         self.jobs.with(|state| {
             // NOTE: loaded under the lock: a job whose marks are gone has published its install before.
             let view = self.view();
-            let situation = Situation {
-                levels: view.version.levels(),
-                busy: &state.busy,
-                writing_l2: &state.writing_l2,
-                watermark,
-                options: self.options.picker(),
-            };
-            let choice = choose(&situation)?;
+            let choice = choose(&self.situation(&view, state, watermark))?;
             Ok(self.plan_of(choice, &view.version, watermark, state))
         })
+    }
+
+    fn situation<'a>(&self, view: &'a ReadView, state: &'a JobState, watermark: Watermark) -> Situation<'a> {
+        Situation {
+            levels: view.version.levels(),
+            busy: &state.busy,
+            writing_l2: &state.writing_l2,
+            watermark,
+            options: self.options.picker(),
+        }
     }
 
     fn plan_of(

@@ -22,11 +22,13 @@ pub struct TreeLoad {
     pub sealed_bytes: u64,
     /// How many there are.
     pub sealed_count: usize,
+    /// Their entries.
+    pub sealed_entries: u64,
     /// The tables of L0.
     pub l0_tables: usize,
     /// The bytes of each level's tables.
     pub level_bytes: [u64; 3],
-    /// How urgent a compaction is by level sizes; from 1,000 on it is due.
+    /// How urgent a compaction is by level sizes; from 1,000 on it is due. Dead weight in a table makes it due, too.
     pub compaction_score_permille: u32,
     /// Whether a level's size or a table's dead weight makes a compaction due. There may be no plan: it waits for
     /// one that runs, or a snapshot still needs what is dead.
@@ -123,10 +125,11 @@ impl Tree {
             active_fill_permille: view.active.fill_permille(),
             sealed_bytes: sealed.sum(),
             sealed_count: view.sealed.len(),
+            sealed_entries: view.sealed.iter().map(|sealed| sealed.memtable.entries() as u64).sum(),
             l0_tables: version.levels().l0.len(),
             level_bytes: version.level_bytes(),
             compaction_score_permille: version.score_permille(),
-            compaction_due: version.score_permille() >= DUE_PERMILLE || version.garbage_tables() > 0,
+            compaction_due: version.score_permille() >= DUE_PERMILLE,
             garbage_tables: version.garbage_tables(),
             debt_bytes: version.debt_bytes(),
             flush_running,

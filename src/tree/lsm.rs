@@ -170,14 +170,9 @@ impl Tree {
     /// what was recovered could not be flushed yet.
     pub fn writable(&self) -> Result<()> {
         self.fence.check()?;
-        if self.wal.is_poisoned() || self.manifest_poisoned.load(Ordering::Acquire) {
-            return Err(Error::new(
-                ErrorKind::Poisoned,
-                format!(
-                    "shard {} could not make a write durable and takes no more until it is re-opened",
-                    self.shard
-                ),
-            ));
+        self.manifest_writable()?;
+        if self.wal.is_poisoned() {
+            return Err(self.poisoned());
         }
         if self.recovery_unflushed.load(Ordering::Acquire) {
             return Err(Error::new(
@@ -186,6 +181,29 @@ impl Tree {
             ));
         }
         Ok(())
+    }
+
+    /// Whether the manifest takes edits: what is sealed can become a table.
+    ///
+    /// # Errors
+    /// `Poisoned` after a failed sync of the manifest.
+    pub fn manifest_writable(&self) -> Result<()> {
+        if self.manifest_poisoned.load(Ordering::Acquire) { Err(self.poisoned()) } else { Ok(()) }
+    }
+
+    /// Whether a turn may seal the active memtable, as far as is known without a lock.
+    pub fn may_seal(&self) -> bool {
+        self.takes_edits() && !self.recovery_unflushed.load(Ordering::Acquire)
+    }
+
+    fn poisoned(&self) -> Error {
+        Error::new(
+            ErrorKind::Poisoned,
+            format!(
+                "shard {} could not make a write durable and takes no more until it is re-opened",
+                self.shard
+            ),
+        )
     }
 
     /// Ends this life of the shard: later payments, table creations and installs fail with `Busy`. Waits for the

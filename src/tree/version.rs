@@ -9,7 +9,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    compaction::{Levels, PickerOptions, debt_bytes, score_permille},
+    compaction::{DUE_PERMILLE, Levels, PickerOptions, debt_bytes, score_permille},
     handle::TableHandle,
     merge::key_prefix,
 };
@@ -101,7 +101,11 @@ impl Version {
             l0: l0.collect(),
             l1,
             l2,
-            score_permille: score_permille(&levels, options),
+            score_permille: score_permille(&levels, options).max(if levels.garbage_tables() > 0 {
+                DUE_PERMILLE
+            } else {
+                0
+            }),
             debt_bytes: debt_bytes(&levels, options),
             level_bytes: levels.bytes(),
             garbage_tables: levels.garbage_tables(),
@@ -176,7 +180,7 @@ impl Version {
         self.garbage_tables
     }
 
-    /// How urgent a compaction is; 1,000 is due.
+    /// How urgent a compaction is, for a level's size or a table's dead weight; 1,000 is due.
     pub const fn score_permille(&self) -> u32 {
         self.score_permille
     }
