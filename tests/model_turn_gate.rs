@@ -1,5 +1,5 @@
-//! The hand-over of a shard's turn, checked under every interleaving of a few threads: there is never more
-//! than one turn at a time, and nobody who waits is left behind, also when a waiter gives up.
+//! The hand-over of a shard's turn, checked under every interleaving of a few threads with at most two preemptions:
+//! there is never more than one turn at a time, and nobody who waits is left behind, also when a waiter gives up.
 
 #![expect(unsafe_code, reason = "loom's cell hands out raw pointers; loom itself checks every access")]
 

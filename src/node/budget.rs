@@ -66,7 +66,13 @@ impl Budget {
             return false;
         }
         if let Some(rate) = self.bytes_per_second {
-            let _turn = self.turnstile(class).lock();
+            let _turn = loop {
+                match self.turnstile(class).try_lock_for(MAX_NAP) {
+                    Some(turn) => break turn,
+                    None if revoked() => return false,
+                    None => {}
+                }
+            };
             loop {
                 match self.bucket.lock().try_pay(class, bytes, rate, self.clock.monotonic()) {
                     Ok(()) => break,
@@ -210,6 +216,15 @@ mod tests {
         let looks = AtomicU64::new(0);
         assert!(!budget.pay(IoClass::Compaction, 5, &|| looks.fetch_add(1, Ordering::Relaxed) > 3));
         assert_eq!(budget.paid(IoClass::Compaction), 1_000_000);
+    }
+
+    #[test]
+    fn a_revoked_payer_stops_waiting_behind_another_one() {
+        let (_clock, budget) = budget(1_000);
+        let _waits_at_the_bucket = budget.turnstile(IoClass::Flush).lock();
+        let looks = AtomicU64::new(0);
+        assert!(!budget.pay(IoClass::Flush, 5, &|| looks.fetch_add(1, Ordering::Relaxed) > 1));
+        assert_eq!(budget.paid(IoClass::Flush), 0);
     }
 
     #[test]

@@ -114,7 +114,9 @@ impl Node {
     /// (`Buffered`) or stable storage (`Synced`).
     ///
     /// # Errors
-    /// `Invalid`, `NoSpace`, `Busy`, `Closed`: nothing was written. `Io`, `Poisoned`, `Internal`: the outcome is unknown.
+    /// `Invalid`, `Busy`, `Closed`: nothing was written. `NoSpace`: nothing was written that anyone sees, and what was
+    /// may come back only as [`ErrorKind::NoSpace`](crate::ErrorKind::NoSpace) says. `Io`, `Poisoned`, `Internal`: the
+    /// outcome is unknown.
     pub fn put(
         &self,
         key: impl AsRef<[u8]>,

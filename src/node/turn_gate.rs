@@ -8,7 +8,8 @@
 //! ```
 //! `IDLE` means that nobody waits, so a caller that finds it may take the turn without looking further.
 //! The waiters' list is touched under its lock only; the state leaves and enters `RUNNING_WAITERS` only
-//! under that lock. `tests/model_turn_gate.rs` checks this file, as it is, under every interleaving.
+//! under that lock. `tests/model_turn_gate.rs` checks this file, as it is, under every
+//! interleaving with at most two preemptions.
 
 use std::{
     collections::VecDeque,
