@@ -180,6 +180,8 @@ enum Effect {
     /// The shard is as well as ever: nothing was in that file yet, and the next write came with another one.
     Harmless,
     Poisoned,
+    /// And the first try to re-open it, into which another fault was put, failed.
+    PoisonedTwice,
 }
 
 /// One script in which one sync of the sick shard fails.
@@ -220,13 +222,16 @@ fn fail_one_sync(seed: u64, place: &str, nth: u64, loss: SyncLoss, with_batches:
             // The first try may fail anywhere; the next one starts over.
             let broken = derive(seed, nth) % 80;
             disk.fail(FaultRule::new(Fault::Fail(Errno::IO)).nth(broken));
-            let _ = node.reopen_shards();
+            let is_twice = node.reopen_shards().is_err();
             disk.clear_faults();
             let _ = node.sync();
             let _ = node.settle();
             node.reopen_shards().unwrap();
             writer.ledger.check_opened(&writer.find(&node)).unwrap();
             assert_healed(&mut writer, &node, &disk, &options, seed);
+            if is_twice {
+                return Effect::PoisonedTwice;
+            }
         }
         Cure::PowerLoss | Cure::Kill => {
             let image = if matches!(cure, Cure::Kill) { disk.kill() } else { disk.crash(seed) };
@@ -262,10 +267,31 @@ fn assert_refuses(writer: &mut Writer, node: &Node, with_batches: bool) {
     writer.ledger.check_live(&writer.find(node)).unwrap();
 }
 
-/// Fails each sync below `place` in turn; returns how many poisoned their shard.
-fn fail_every_sync(seed: u64, place: &str, with_batches: bool) -> u64 {
+/// How many failed syncs poisoned their shard, and after how many of them the first re-opening failed, too.
+#[derive(Clone, Copy, Default)]
+struct Tally {
+    poisoned: u64,
+    twice: u64,
+}
+
+/// Runs scripts, and fails each sync of theirs below `place` in turn, until more than `enough` of them poisoned their
+/// shard: what a script does, and so how often it syncs, is up to chance.
+fn fail_syncs(seed: u64, place: &str, with_batches: bool, enough: u64) -> Tally {
+    const MAX_SCRIPTS: u64 = 20;
+    let mut tally = Tally::default();
+    for script in 0..MAX_SCRIPTS {
+        let seed = if script == 0 { seed } else { derive(seed, script) };
+        fail_every_sync(seed, place, with_batches, &mut tally);
+        if tally.poisoned > enough {
+            return tally;
+        }
+    }
+    panic!("DBEX_TEST_SEED={seed}: {} failed syncs in {MAX_SCRIPTS} scripts show too little", tally.poisoned)
+}
+
+/// Fails each sync of a script below `place` in turn.
+fn fail_every_sync(seed: u64, place: &str, with_batches: bool, tally: &mut Tally) {
     let cures = [Cure::ReopenShards, Cure::PowerLoss, Cure::Kill];
-    let mut poisoned = 0;
     let watchdog = Watchdog::new(HANGS_AFTER, String::new);
     for nth in 0.. {
         let mut is_beyond = true;
@@ -280,14 +306,14 @@ fn fail_every_sync(seed: u64, place: &str, with_batches: bool) -> u64 {
                 say(format_args!("VIOLATION {what}"));
                 std::panic::resume_unwind(panic)
             });
-            poisoned += u64::from(effect == Effect::Poisoned);
+            tally.poisoned += u64::from(matches!(effect, Effect::Poisoned | Effect::PoisonedTwice));
+            tally.twice += u64::from(effect == Effect::PoisonedTwice);
             is_beyond &= effect == Effect::None;
         }
         if is_beyond {
             break;
         }
     }
-    poisoned
 }
 
 #[test]
@@ -296,12 +322,15 @@ fn a_failed_sync_of_a_log_poisons_its_shard_alone_until_it_is_reopened() {
     say(format_args!("io_faults: DBEX_TEST_SEED={seed}"));
     for round in 0..report::scale() as u64 {
         let seed = if round == 0 { seed } else { derive(seed, round) };
-        let alone = fail_every_sync(seed, "shard-0001/wal/", false);
-        let batches = fail_every_sync(derive(seed, 1), "shard-0001/wal/", true);
+        let alone = fail_syncs(seed, "shard-0001/wal/", false, 20);
+        let batches = fail_syncs(derive(seed, 1), "shard-0001/wal/", true, 20);
+        let twice = alone.twice + batches.twice;
+        let (alone, batches) = (alone.poisoned, batches.poisoned);
         say(format_args!(
-            "io_faults: {alone} scripts with a failed sync of a log, {batches} with batches besides"
+            "io_faults: {alone} scripts with a failed sync of a log, {batches} with batches besides; {twice} first \
+             re-openings failed"
         ));
-        assert!(alone > 20 && batches > 20, "the scripts sync too rarely to show anything");
+        assert!(twice > 0, "no fault hit a re-opening");
     }
 }
 
@@ -309,9 +338,10 @@ fn a_failed_sync_of_a_log_poisons_its_shard_alone_until_it_is_reopened() {
 fn a_failed_sync_of_a_manifest_poisons_its_shard_until_it_is_reopened() {
     let seed = derive(report::seed(), 2);
     for round in 0..report::scale() as u64 {
-        let runs = fail_every_sync(derive(seed, round), "shard-0001/MANIFEST", true);
-        say(format_args!("io_faults: {runs} scripts with a failed sync of a manifest"));
-        assert!(runs > 3, "the scripts flush too rarely to show anything");
+        let Tally { poisoned, twice } = fail_syncs(derive(seed, round), "shard-0001/MANIFEST", true, 3);
+        say(format_args!(
+            "io_faults: {poisoned} scripts with a failed sync of a manifest; {twice} first re-openings failed"
+        ));
     }
 }
 
@@ -421,6 +451,74 @@ fn a_full_disk_refuses_writes_and_the_node_goes_on_once_there_is_room() {
         "io_faults: {rounds} full disks, {refused} writes refused, {reopened} restarts on a full disk"
     ));
     assert!(refused > rounds, "the disks were too large to show anything");
+}
+
+/// A node whose sick shard holds so much sealed memory that can never be flushed: its manifest is poisoned.
+fn with_stuck_memory(bytes: usize) -> (SimStorage, Node) {
+    let disk = sim_node::disk(1);
+    let mut options = sim_node::options(&mut Random::new(1));
+    options.sync_interval = Duration::from_hours(1);
+    let node = open(&disk, &options, 1).unwrap();
+    disk.fail(
+        FaultRule::new(Fault::Sync(SyncLoss::NothingLost)).on(&[OpKind::Sync]).path("shard-0001/MANIFEST"),
+    );
+    node.put(Writer::key_of(SICK), vec![b'v'; bytes]).unwrap();
+    node.flush().unwrap_err();
+    disk.clear_faults();
+    let sick = &node.stats().unwrap().shards[SICK as usize];
+    assert!(sick.trouble.is_some() && sick.load.sealed_bytes >= bytes as u64, "{sick:?}");
+    (disk, node)
+}
+
+#[test]
+fn a_writer_never_waits_for_memory_that_nobody_can_give_back() {
+    let watchdog = Watchdog::new(HANGS_AFTER, String::new);
+    let (_disk, node) = with_stuck_memory(100 << 10);
+    for shard in [0, 2] {
+        watchdog.at(format!("a write to shard {shard} of a full node"));
+        let refused = node.put(Writer::key_of(shard), "value").unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Poisoned, "{refused}");
+        assert!(refused.to_string().contains("cannot be flushed"), "{refused}");
+    }
+    node.reopen_shards().unwrap();
+    (0..SHARDS).for_each(|shard| node.put(Writer::key_of(shard), "value").unwrap());
+    node.close().unwrap();
+}
+
+#[test]
+fn the_memory_that_a_sick_shard_leaves_is_the_others_to_use() {
+    let watchdog = Watchdog::new(HANGS_AFTER, String::new);
+    let (_disk, node) = with_stuck_memory(36 << 10);
+    for i in 0..400 {
+        watchdog.at(format!("write {i} beside memory that is stuck"));
+        // Each must go in the end: who is well seals and flushes early.
+        let key = Writer::key_of([0, 2][i % 2]);
+        until(|| node.put(&key, vec![b'v'; 900]), "a write beside memory that is stuck");
+    }
+    node.close().unwrap();
+}
+
+#[test]
+fn after_a_reopening_that_failed_every_shard_says_so_and_waits_for_the_next() {
+    let disk = sim_node::disk(1);
+    let node = open(&disk, &sim_node::options(&mut Random::new(1)), 1).unwrap();
+    disk.fail(FaultRule::new(Fault::Sync(SyncLoss::NothingLost)).on(&[OpKind::Sync]).path("shard-0001/wal/"));
+    let synced = || PutOptions::new().durability(Durability::Synced);
+    node.put_with(Writer::key_of(SICK), "value", synced()).unwrap_err();
+    disk.clear_faults();
+    // The disk fails for a moment, and only while the shards are re-opened.
+    disk.fail(FaultRule::new(Fault::Fail(Errno::IO)).on(&[OpKind::Open, OpKind::Read]).from_nth(0));
+    assert_eq!(node.reopen_shards().unwrap_err().kind(), ErrorKind::Io);
+    disk.clear_faults();
+    for shard in 0..SHARDS {
+        let refused = node.put(Writer::key_of(shard), "refused").unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Poisoned, "{refused}");
+        let told = refused.to_string();
+        assert!(told.contains("could not be re-opened") && told.contains("reopen_shards"), "{told}");
+    }
+    node.reopen_shards().unwrap();
+    (0..SHARDS).for_each(|shard| node.put_with(Writer::key_of(shard), "value", synced()).unwrap());
+    node.close().unwrap();
 }
 
 #[test]

@@ -20,7 +20,7 @@ use super::{
     shard_core::{ShardCore, Turn, outcome_unknown},
 };
 use crate::{
-    error::{Error, ErrorKind, Result},
+    error::{Error, Result},
     ids::{BatchId, SeqNo, ShardId},
     wal::FrameKind,
 };
@@ -41,7 +41,7 @@ const MAX_ROUND: usize = 256;
 type Turns<'a> = BTreeMap<usize, (&'a Arc<ShardCore>, Turn<'a>)>;
 
 impl NodeCore {
-    /// The body of the batch lane's thread: ends when it is told so by a `None`.
+    /// The body of the batch lane's thread: ends when it is told so by a `None`. What came later is turned away.
     pub(super) fn run_batch_lane(&self, waiting: &flume::Receiver<Option<BatchRequest>>) {
         let mut open = true;
         while open && let Ok(Some(first)) = waiting.recv() {
@@ -56,6 +56,9 @@ impl NodeCore {
             if catch_unwind(AssertUnwindSafe(|| self.run_round(round))).is_err() {
                 tracing::error!("the batch lane panicked; the round's outcome is unknown");
             }
+        }
+        for late in waiting.try_iter().flatten() {
+            let _ = late.reply.send(Err(Error::closed()));
         }
     }
 
@@ -131,7 +134,7 @@ impl NodeCore {
         }));
         ran.unwrap_or_else(|_| {
             for (shard, _) in turns.values() {
-                shard.fail(Error::busy(format!("shard {} has failed and is being re-opened", shard.index)));
+                shard.fail_for_panic();
             }
             // Told only when all are marked, so that all are re-opened together.
             for (shard, _) in turns.values() {
@@ -217,14 +220,11 @@ impl NodeCore {
         if let Err(error) = turn.writer.append(SeqNo(0)) {
             self.void_batches.lock().extend(ids);
             tracing::error!(shard = shard.index, error = %error, "cannot cancel a batch: the shard refuses writes until it is re-opened");
-            shard.fail(Error::with_source(
-                ErrorKind::Poisoned,
-                format!(
-                    "shard {} could not take back half a batch: re-open it (`reopen_shards`)",
-                    shard.index
-                ),
-                error,
-            ));
+            let message = format!(
+                "shard {} could not take back half a batch: re-open it (`reopen_shards`)",
+                shard.index
+            );
+            shard.doubt_log(message, &error);
         }
     }
 }

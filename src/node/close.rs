@@ -1,20 +1,22 @@
-//! Closing a node, in order: no new calls; what was admitted is answered; jobs end; every log is synced;
-//! actors and threads end; the directory is released.
+//! Closing a node, in order: no new calls; what was admitted is answered; every log is synced; jobs end;
+//! actors and threads end; the directory is released. A step that panics is passed over: whoever waits for the close
+//! or for the directory would wait for ever.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use tokio::sync::watch;
 
 use super::{
-    coordinator::EndSystem,
+    health::Sickness,
     node_core::{NodeCore, ShardState},
     options::Durability,
     request::Work,
     write_path::Caller,
 };
 use crate::error::{Error, Result};
-
-const POLL: Duration = Duration::from_millis(1);
 
 /// Starts the close on a thread of its own; does nothing if it has begun. Never blocks.
 pub(super) fn start(core: &Arc<NodeCore>) {
@@ -31,7 +33,7 @@ pub(super) fn start(core: &Arc<NodeCore>) {
 /// Waits until the node is closed.
 ///
 /// # Errors
-/// The error of the last sync.
+/// The error of the last sync; `Internal` when a step of the close panicked.
 pub(super) async fn wait(core: &NodeCore) -> Result<()> {
     wait_for(&core.lifecycle.closed).await
 }
@@ -39,7 +41,7 @@ pub(super) async fn wait(core: &NodeCore) -> Result<()> {
 /// Waits until every admitted write is answered and the logs are synced.
 ///
 /// # Errors
-/// The error of the last sync.
+/// As [`wait`].
 #[cfg(feature = "actix-api")]
 pub(super) async fn wait_drained(core: &NodeCore) -> Result<()> {
     wait_for(&core.lifecycle.drained).await
@@ -51,72 +53,51 @@ async fn wait_for(stage: &watch::Sender<Option<Result<()>>>) -> Result<()> {
     result.map_err(|_| Error::closed())?.clone().unwrap_or(Ok(()))
 }
 
-fn close(core: &Arc<NodeCore>) {
-    let began = core.env.clock.monotonic();
+fn close(core: &NodeCore) {
+    let _no_reopen = core.reopening.lock();
+    let began = step(|| core.env.clock.monotonic());
+    let drained = step(|| drain(core)).and_then(|drained| drained);
+    core.lifecycle.drained.send_replace(Some(drained.clone()));
+    let jobs = step(|| end_jobs(core));
+    let threads = step(|| end_threads(core));
+    let result = began.and_then(|began| {
+        drained.and(jobs).and(threads)?;
+        Ok(core.env.clock.monotonic().saturating_sub(began))
+    });
+    match &result {
+        Ok(duration) => {
+            let duration_ms = duration.as_millis();
+            tracing::info!(data_dir = %core.options.data_dir.display(), duration_ms, "closed");
+        }
+        Err(error) => tracing::error!(error = %error, "closed, but not in order"),
+    }
+    core.lifecycle.finish_close(result.map(drop));
+    core.note_progress();
+}
+
+fn step<T>(run: impl FnOnce() -> T) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|_| Error::internal("a step of the close panicked"))
+}
+
+/// Has everything that was admitted answered and made durable, and takes nothing more.
+fn drain(core: &NodeCore) -> Result<()> {
     if let Some(lane) = core.batch_lane.lock().take() {
         let _ = lane.send(None);
     }
     core.message_admission.close();
     core.note_progress();
-    let _no_reopen = core.reopening.lock();
-    end_writes(core);
-    let result = sync_logs(core);
-    core.lifecycle.drained.send_replace(Some(result.clone()));
-    for shard in core.open_shards() {
-        shard.tree.revoke();
-        shard.jobs.revoke();
-    }
-    for shard in core.open_shards() {
-        while !shard.jobs.idle() {
-            core.env.clock.sleep(POLL);
-        }
-    }
-    for pool in [&core.pools.flush, &core.pools.compaction, &core.pools.read, &core.pools.sync] {
-        pool.stop();
-    }
-    if let Some(coordinator) = core.coordinator.get() {
-        coordinator.do_send(EndSystem);
-    }
-    for thread in std::mem::take(&mut *core.threads.lock()) {
-        if thread.join().is_err() {
-            tracing::error!("a thread of the node panicked");
-        }
-    }
-    for slot in &core.shards {
-        slot.store(Arc::new(ShardState::Refused(Error::closed())));
-    }
-    match &result {
-        Ok(()) => {
-            let duration_ms = core.env.clock.monotonic().saturating_sub(began).as_millis();
-            tracing::info!(data_dir = %core.options.data_dir.display(), duration_ms, "closed");
-        }
-        Err(error) => tracing::error!(error = %error, "closed, but the last sync failed"),
-    }
-    core.lifecycle.finish_close(result);
-}
-
-/// Has every shard answer what it admitted, and take nothing more.
-fn end_writes(core: &NodeCore) {
     for shard in core.open_shards() {
         let (reply, answer) = oneshot::channel();
         let barrier = Work::Steps { steps: vec![], reply };
-        let sent = pollster::block_on(core.dispatch(
-            &shard,
-            barrier,
-            0,
-            Durability::Buffered,
-            Caller::Blocking,
-            None,
-        ));
-        if sent.is_ok() {
+        let sent = core.dispatch(&shard, barrier, 0, Durability::Buffered, Caller::Blocking, None);
+        if pollster::block_on(sent).is_ok() {
             // The answer comes, or the shard has failed and its actor has dropped the request.
             let _ = answer.recv();
         }
         shard.admission.close();
-        shard.fail(Error::closed());
-        drop(pollster::block_on(shard.turn()));
-        shard.refuse_waiting_if_sick();
+        shard.end(Sickness::Closing, Error::closed());
     }
+    sync_logs(core)
 }
 
 /// Syncs every log; a shard that was poisoned before has nothing left to lose here and is left out.
@@ -129,4 +110,29 @@ fn sync_logs(core: &NodeCore) -> Result<()> {
         }
     }
     result
+}
+
+/// Ends what runs for the shards, also if they were not ended in order.
+fn end_jobs(core: &NodeCore) {
+    core.open_shards().for_each(|shard| shard.tree.revoke());
+    core.open_shards().for_each(|shard| shard.wait_for_jobs(&*core.env.clock));
+    let pools = &core.pools;
+    for pool in [&pools.flush, &pools.compaction, &pools.read, &pools.prepare, &pools.sync] {
+        pool.stop();
+    }
+}
+
+fn end_threads(core: &NodeCore) {
+    // NOTE: not asked of the coordinator, which may be gone. This ends the shards' arbiters, too.
+    if let Some(system) = core.system.get() {
+        system.stop();
+    }
+    for thread in std::mem::take(&mut *core.threads.lock()) {
+        if thread.join().is_err() {
+            tracing::error!("a thread of the node panicked");
+        }
+    }
+    for slot in &core.shards {
+        slot.store(Arc::new(ShardState::Refused(Error::closed())));
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+    atomic::{AtomicUsize, Ordering},
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -12,6 +12,7 @@ use super::budget::{Budget, IoClass};
 use crate::{
     error::{Error, Result},
     table::Pace,
+    tree::Tree,
 };
 
 /// How many jobs of each class may run at once on the node.
@@ -41,15 +42,18 @@ impl GrantBook {
     }
 }
 
-/// The jobs that run for one incarnation of a shard, and whether they are revoked.
-#[derive(Debug, Default)]
+/// The jobs that run for one incarnation of a shard; they stop at their next chunk once its tree is revoked.
 pub(super) struct ShardJobs {
     flushes: AtomicUsize,
     compactions: AtomicUsize,
-    revoked: AtomicBool,
+    tree: Arc<Tree>,
 }
 
 impl ShardJobs {
+    pub(super) fn new(tree: Arc<Tree>) -> Self {
+        Self { flushes: AtomicUsize::new(0), compactions: AtomicUsize::new(0), tree }
+    }
+
     /// How many jobs of `class` hold a grant.
     pub(super) fn running(&self, class: IoClass) -> usize {
         self.counter(class).load(Ordering::Acquire)
@@ -60,23 +64,12 @@ impl ShardJobs {
         self.running(IoClass::Flush) == 0 && self.running(IoClass::Compaction) == 0
     }
 
-    /// Stops every job at its next chunk. There is no way back.
-    pub(super) fn revoke(&self) {
-        self.revoked.store(true, Ordering::Release);
-    }
-
-    /// Whether the jobs are revoked.
-    pub(super) fn revoked(&self) -> bool {
-        self.revoked.load(Ordering::Acquire)
-    }
-
     fn counter(&self, class: IoClass) -> &AtomicUsize {
         if class == IoClass::Flush { &self.flushes } else { &self.compactions }
     }
 }
 
 /// The right to run one job; see the module.
-#[derive(Debug)]
 pub(super) struct Grant {
     class: IoClass,
     budget: Arc<Budget>,
@@ -84,9 +77,15 @@ pub(super) struct Grant {
     _place: OwnedSemaphorePermit,
 }
 
+impl Grant {
+    pub(super) fn class(&self) -> IoClass {
+        self.class
+    }
+}
+
 impl Pace for Grant {
     fn pay(&self, bytes: u64) -> Result<()> {
-        if self.budget.pay(self.class, bytes, &|| self.jobs.revoked()) {
+        if self.budget.pay(self.class, bytes, &|| self.jobs.tree.is_revoked()) {
             return Ok(());
         }
         Err(Error::closed().context("the job was revoked: its shard is closing or being re-opened"))

@@ -4,7 +4,11 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    budget::IoClass, coordinator::JobDone, grant::Grant, node_core::NodeCore, shard_core::ShardCore,
+    budget::IoClass,
+    coordinator::{JobDone, SegmentPrepared},
+    grant::Grant,
+    node_core::NodeCore,
+    shard_core::ShardCore,
     sync_rule::note_sync,
 };
 use crate::{
@@ -21,19 +25,12 @@ struct Report {
     result: Result<()>,
 }
 
-impl Report {
-    fn new(core: &Arc<NodeCore>, shard: &Arc<ShardCore>, class: IoClass) -> Self {
-        let result = Err(Error::internal("a background job panicked"));
-        Self { core: Arc::clone(core), shard: Arc::clone(shard), class, result }
-    }
-}
-
 impl Drop for Report {
     fn drop(&mut self) {
-        let revoked = self.shard.jobs.revoked();
+        let revoked = self.shard.tree.is_revoked();
         let error = self.result.clone().err().filter(|_| !revoked);
         if let Some(error) = &error {
-            tracing::error!(shard = self.shard.index, job = ?self.class, error = %error, "a background job failed; it will be tried again");
+            tracing::error!(shard = self.shard.index, job = ?self.class, error = %error, "a background job failed");
         }
         let failed = error.is_some();
         self.shard.failures(self.class).note(error);
@@ -45,52 +42,78 @@ impl Drop for Report {
     }
 }
 
-/// Flushes a shard's sealed memtables.
-pub(super) fn flush(core: &Arc<NodeCore>, shard: &Arc<ShardCore>, plan: FlushPlan, grant: Grant) {
-    let mut report = Report::new(core, shard, IoClass::Flush);
+/// Runs a job, which pays for what it reads and writes with the grant. However it ends, the grant is given back and
+/// then everyone who waits for the shard's jobs learns of it.
+fn run<T>(
+    core: &Arc<NodeCore>,
+    shard: &Arc<ShardCore>,
+    grant: Grant,
+    job: impl FnOnce(&Arc<dyn Pace>) -> Result<T>,
+) -> Result<(T, Duration)> {
+    let result = Err(Error::internal("a background job panicked"));
+    let mut report =
+        Report { core: Arc::clone(core), shard: Arc::clone(shard), class: grant.class(), result };
     let started = core.env.clock.monotonic();
     let pace: Arc<dyn Pace> = Arc::new(grant);
-    report.result = shard
-        .tree
-        .run_flush(plan, &pace)
-        .and_then(|output| shard.tree.install_flush(output, &|| core.sync_all_batches()))
-        .map(|done| {
-            tracing::info!(
-                shard = shard.index,
-                tables = done.tables_added,
-                entries = done.entries,
-                bytes = done.bytes_written,
-                duration_ms = millis(core, started),
-                "flushed"
-            );
-        });
+    let done = job(&pace);
     drop(pace);
+    report.result = done.as_ref().map(drop).map_err(Error::clone);
+    Ok((done?, core.env.clock.monotonic().saturating_sub(started)))
+}
+
+/// Flushes a shard's sealed memtables.
+///
+/// # Errors
+/// Why it failed. It is tried again by itself.
+pub(super) fn flush(
+    core: &Arc<NodeCore>,
+    shard: &Arc<ShardCore>,
+    plan: FlushPlan,
+    grant: Grant,
+) -> Result<()> {
+    let (done, duration) = run(core, shard, grant, |pace| {
+        let output = shard.tree.run_flush(plan, pace)?;
+        shard.tree.install_flush(output, &|| core.sync_all_batches())
+    })?;
+    tracing::info!(
+        shard = shard.index,
+        tables = done.tables_added,
+        entries = done.entries,
+        bytes = done.bytes_written,
+        duration_ms = duration.as_millis(),
+        "flushed"
+    );
+    Ok(())
 }
 
 /// Runs one compaction.
-pub(super) fn compact(core: &Arc<NodeCore>, shard: &Arc<ShardCore>, plan: CompactionPlan, grant: Grant) {
-    let mut report = Report::new(core, shard, IoClass::Compaction);
-    let started = core.env.clock.monotonic();
-    let pace: Arc<dyn Pace> = Arc::new(grant);
-    report.result =
-        shard.tree.run_compaction(plan, &pace).and_then(|output| shard.tree.install_compaction(output)).map(
-            |done| {
-                tracing::info!(
-                    shard = shard.index,
-                    from = %done.from,
-                    to = %done.to,
-                    tables_in = done.tables_in,
-                    tables_out = done.tables_out,
-                    bytes_read = done.bytes_read,
-                    bytes = done.bytes_written,
-                    entries_dropped = done.entries_dropped,
-                    moved = done.moved,
-                    duration_ms = millis(core, started),
-                    "compacted"
-                );
-            },
-        );
-    drop(pace);
+///
+/// # Errors
+/// Why it failed. What is due is tried again by itself.
+pub(super) fn compact(
+    core: &Arc<NodeCore>,
+    shard: &Arc<ShardCore>,
+    plan: CompactionPlan,
+    grant: Grant,
+) -> Result<()> {
+    let (done, duration) = run(core, shard, grant, |pace| {
+        let output = shard.tree.run_compaction(plan, pace)?;
+        shard.tree.install_compaction(output)
+    })?;
+    tracing::info!(
+        shard = shard.index,
+        from = %done.from,
+        to = %done.to,
+        tables_in = done.tables_in,
+        tables_out = done.tables_out,
+        bytes_read = done.bytes_read,
+        bytes = done.bytes_written,
+        entries_dropped = done.entries_dropped,
+        moved = done.moved,
+        duration_ms = duration.as_millis(),
+        "compacted"
+    );
+    Ok(())
 }
 
 /// One round of the interval sync: every log that holds unsynced frames.
@@ -105,20 +128,37 @@ pub(super) fn sync_round(core: &NodeCore) {
     }
 }
 
-/// Prepares a WAL segment ahead of need.
-pub(super) fn prepare_segment(core: &NodeCore, shard: &ShardCore) -> Result<()> {
-    while shard.tree.wants_segment() {
-        if core.lifecycle.check_open().is_err() {
-            break;
-        }
-        shard.tree.prepare_segment().inspect_err(|error| {
-            tracing::warn!(shard = shard.index, error = %error, "cannot prepare a log segment");
-        })?;
-    }
-    Ok(())
+/// The preparing of WAL segments ahead of need. Dropped, also unrun or by a panic, it says that it has ended.
+pub(super) struct Preparing {
+    core: Arc<NodeCore>,
+    shard: Arc<ShardCore>,
+    failed: bool,
 }
 
-fn millis(core: &NodeCore, since: Duration) -> u64 {
-    let elapsed = core.env.clock.monotonic().saturating_sub(since);
-    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+impl Preparing {
+    pub(super) fn new(core: &Arc<NodeCore>, shard: &Arc<ShardCore>) -> Self {
+        Self { core: Arc::clone(core), shard: Arc::clone(shard), failed: true }
+    }
+
+    pub(super) fn run(mut self) {
+        let tree = &self.shard.tree;
+        let mut result = Ok(());
+        while result.is_ok() && tree.wants_segment() && self.core.lifecycle.check_open().is_ok() {
+            result = tree.prepare_segment();
+        }
+        self.failed = result.is_err() && !tree.is_revoked();
+        if let Err(error) = result.as_ref()
+            && self.failed
+        {
+            tracing::warn!(shard = self.shard.index, error = %error, "cannot prepare a log segment");
+        }
+    }
+}
+
+impl Drop for Preparing {
+    fn drop(&mut self) {
+        if let Some(coordinator) = self.core.coordinator.get() {
+            coordinator.do_send(SegmentPrepared { shard: self.shard.index, failed: self.failed });
+        }
+    }
 }

@@ -1,12 +1,10 @@
 //! What a user asks of the whole node: sync, flush, settle, compact, re-open.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use super::{
     budget::IoClass,
+    jobs,
     node_core::NodeCore,
     options::Durability,
     parallel::in_parallel,
@@ -19,12 +17,8 @@ use super::{
 use crate::{
     error::{Error, ErrorKind, Result},
     key::KeyRange,
-    table::Pace,
     tree::FullCompaction,
 };
-
-/// How long a compaction on demand waits for a place or for busy tables before it looks again.
-const POLL: Duration = Duration::from_millis(5);
 
 impl NodeCore {
     /// Makes every earlier ack durable: one node-wide round of syncs.
@@ -37,7 +31,7 @@ impl NodeCore {
             slot.load().open()?;
         }
         let core = Arc::clone(self);
-        self.on_sync_worker(move || {
+        let synced = self.pools.sync.run(move || {
             let mut result = Ok(());
             for shard in core.open_shards() {
                 // A shard that refuses writes may hold acks that no sync of its log makes safe.
@@ -46,8 +40,8 @@ impl NodeCore {
                     .and(note_sync(&shard, shard.tree.wal().sync().map(|_| ())));
             }
             result
-        })
-        .await?
+        });
+        synced.await?
     }
 
     /// Writes every memtable to tables.
@@ -60,7 +54,7 @@ impl NodeCore {
         for index in 0..self.shards.len() {
             let shard = self.shard(index)?;
             let (reply, answer) = oneshot::channel();
-            let seal = Work::Seal { reply: Some(reply) };
+            let seal = Work::Seal { reply };
             self.dispatch(&shard, seal, 0, Durability::Buffered, caller, None).await?;
             waiting.push((shard, answer));
         }
@@ -90,11 +84,13 @@ impl NodeCore {
         self.flush_all(caller).await?;
         for index in 0..self.shards.len() {
             let shard = self.shard(index)?;
-            self.wait_until(&shard, &[IoClass::Flush, IoClass::Compaction], |shard| self.is_settled(shard))
-                .await?;
+            self.wait_until(&shard, &[IoClass::Flush, IoClass::Compaction], |shard| {
+                shard.tree.is_at_rest(self.seqno_watermark(), self.now_ms())
+            })
+            .await?;
         }
         let core = Arc::clone(self);
-        self.on_sync_worker(move || core.trim_segments()).await
+        self.pools.prepare.run(move || core.trim_segments()).await
     }
 
     fn trim_segments(&self) {
@@ -103,15 +99,6 @@ impl NodeCore {
                 tracing::warn!(shard = shard.index, error = %error, "cannot remove idle log segments");
             }
         }
-    }
-
-    fn is_settled(&self, shard: &ShardCore) -> bool {
-        let load = shard.tree.load();
-        let idle = load.sealed_count == 0 && !load.flush_running && load.compactions_running == 0;
-        // What is due by its score may have no plan: then there is nothing that could be done. A plan that is
-        // dropped gives its tables back.
-        idle && (!load.compaction_due
-            || shard.tree.plan_compaction(self.seqno_watermark(), self.now_ms()).is_none())
     }
 
     /// Waits for background work of these kinds until `done`, or until it fails. What failed before is tried again.
@@ -163,29 +150,25 @@ impl NodeCore {
         answer.await.map_err(|_| Error::internal("a compaction panicked"))?
     }
 
-    fn compact_shard(&self, shard: &Arc<ShardCore>, range: &KeyRange) -> Result<()> {
+    fn compact_shard(self: &Arc<Self>, shard: &Arc<ShardCore>, range: &KeyRange) -> Result<()> {
         let end = shard.tree.next_table();
+        let mut progress = self.progress.subscribe();
         loop {
+            progress.borrow_and_update();
             self.lifecycle.check_open()?;
             shard.check_takes_writes()?;
-            let Some(grant) = self.grants.take(IoClass::Compaction, &shard.jobs) else {
-                self.env.clock.sleep(POLL);
-                continue;
-            };
-            let pace: Arc<dyn Pace> = Arc::new(grant);
-            match shard.tree.plan_full_compaction(range, end, self.seqno_watermark(), self.now_ms()) {
-                FullCompaction::Nothing => return Ok(()),
-                FullCompaction::Busy => {
-                    drop(pace);
-                    self.env.clock.sleep(POLL);
-                }
-                FullCompaction::Plan(plan) => {
-                    let done = shard.tree.install_compaction(shard.tree.run_compaction(*plan, &pace)?)?;
-                    tracing::info!(shard = shard.index, from = %done.from, to = %done.to, bytes = done.bytes_written, "compacted on demand");
-                    drop(pace);
-                    self.note_progress();
+            if let Some(grant) = self.grants.take(IoClass::Compaction, &shard.jobs) {
+                match shard.tree.plan_full_compaction(range, end, self.seqno_watermark(), self.now_ms()) {
+                    FullCompaction::Nothing => return Ok(()),
+                    FullCompaction::Busy => {}
+                    FullCompaction::Plan(plan) => {
+                        jobs::compact(self, shard, *plan, grant)?;
+                        continue;
+                    }
                 }
             }
+            // For a place, or for the tables of a job that runs.
+            pollster::block_on(progress.changed()).map_err(|_| Error::closed())?;
         }
     }
 
@@ -196,19 +179,7 @@ impl NodeCore {
     pub(super) async fn reopen_shards(self: &Arc<Self>) -> Result<()> {
         self.lifecycle.check_open()?;
         let (reply, answer) = oneshot::channel();
-        reopen::start(self, Some(reply));
+        reopen::start(self, Some(reply))?;
         answer.await.map_err(|_| Error::internal("the re-opening panicked"))?
-    }
-
-    async fn on_sync_worker<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T> {
-        let (reply, answer) = oneshot::channel();
-        let job = Box::new(move || {
-            let _ = reply.send(work());
-        });
-        self.pools.sync.submit_async(job).await?;
-        answer.await.map_err(|_| Error::internal("a sync worker panicked"))
     }
 }

@@ -255,7 +255,7 @@ answer!(Write => (), |core, message| {
 answer!(Scan => Vec<Pair>, |core, message| {
     let plan = ScanPlan { range: message.range, reverse: message.reverse, limit: message.limit };
     let scanned = Arc::clone(&core);
-    core.on_read_worker(move || {
+    core.pools.read.run(move || {
         let mut scan = ShardsScan::open(&scanned, &plan)?;
         std::iter::from_fn(|| scan.next().transpose()).collect()
     })

@@ -17,10 +17,10 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::{
-    accountant::Accountant,
+    accountant::{Accountant, Holding},
     admission::Admission,
     batch::BatchRequest,
-    budget::{Budget, IoClass},
+    budget::Budget,
     coordinator::{Coordinator, LookAgain, ShardFailed},
     directory_lock::DirectoryLock,
     env::Env,
@@ -59,6 +59,8 @@ pub(super) struct NodeCore {
     /// Batches that one participant could not take back in its log: void when it is re-opened.
     pub void_batches: Mutex<HashSet<BatchId>>,
     pub coordinator: OnceLock<Addr<Coordinator>>,
+    /// The actor system that the coordinator and the shards' actors live in.
+    pub system: OnceLock<actix::System>,
     /// The threads of the batch lane and of the actor system, joined by the close.
     pub threads: Mutex<Vec<JoinHandle<()>>>,
     /// Held while shards are re-opened, one call after the other.
@@ -80,6 +82,8 @@ pub(super) struct Pools {
     pub flush: WorkerPool,
     pub compaction: WorkerPool,
     pub read: WorkerPool,
+    /// Log segments ahead of need, apart from the syncs: filling one takes long, and acks wait for syncs.
+    pub prepare: WorkerPool,
     pub sync: WorkerPool,
 }
 
@@ -185,6 +189,7 @@ impl NodeCore {
             batch_lane: Mutex::new(Some(parts.batch_lane)),
             void_batches: Mutex::default(),
             coordinator: OnceLock::new(),
+            system: OnceLock::new(),
             threads: Mutex::default(),
             reopening: Mutex::new(()),
             lifecycle: Lifecycle::new(parts.lock),
@@ -252,17 +257,22 @@ impl NodeCore {
         let largest = self.accountant.note(index, || match slot.load().open() {
             Ok(shard) => {
                 let load = shard.tree.load();
-                if load.flush_due || shard.tree.wants_segment() {
+                if shard.wants.note(load.flush_due, shard.tree.wants_segment()) {
                     self.tell_news(shard);
                 }
-                (load.active_bytes, load.sealed_bytes)
+                Holding {
+                    active: load.active_bytes,
+                    sealed: load.sealed_bytes,
+                    takes_writes: shard.seems_well(),
+                    is_empty: load.active_entries == 0,
+                }
             }
-            Err(_) => (0, 0),
+            Err(_) => Holding::default(),
         });
         if let Some(largest) = largest
             && let Ok(other) = self.shard(largest)
         {
-            other.ask_to_seal();
+            other.nudge();
         }
     }
 
@@ -324,14 +334,10 @@ impl NodeCore {
         Ok(())
     }
 
-    /// Whichever shards hold the memory: if the flushes of all of them fail, or are not even tried because the
-    /// shard is sick, waiting is of no use.
+    /// Whichever shards hold the memory: if none of them can be flushed, waiting is of no use.
     fn why_nothing_is_flushed(&self) -> Option<Error> {
         let waiting = self.open_shards().filter(|shard| shard.tree.load().sealed_bytes > 0);
-        let failure = |shard: Arc<ShardCore>| {
-            shard.failures(IoClass::Flush).last().or_else(|| shard.check_takes_writes().err())
-        };
-        let failures: Vec<_> = waiting.map(failure).collect();
+        let failures: Vec<_> = waiting.map(|shard| shard.why_not_flushed()).collect();
         if failures.iter().all(Option::is_some) { failures.into_iter().next().flatten() } else { None }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, path::Path, sync::Arc, thread::JoinHandle};
 
-use actix::{Actor, Addr};
+use actix::{Actor, Addr, System};
 
 use super::{
     budget::Budget,
@@ -27,7 +27,7 @@ use crate::{
     wal::WalOptions,
 };
 
-/// How many threads sync logs and prepare segments.
+/// How many threads sync logs.
 const SYNC_WORKERS: usize = 2;
 /// How many reads, and how many other jobs, may wait for a worker.
 const WAITING_READS: usize = 1024;
@@ -223,26 +223,28 @@ fn start_pools(options: &NodeOptions, env: &Env) -> Result<Pools> {
         flush: WorkerPool::start(threads, "flush", options.flush_workers, options.flush_workers)?,
         compaction: WorkerPool::start(threads, "compact", options.compaction_workers, WAITING_JOBS)?,
         read: WorkerPool::start(threads, "read", options.read_workers, WAITING_READS)?,
+        prepare: WorkerPool::start(threads, "prepare", 1, WAITING_JOBS)?,
         sync: WorkerPool::start(threads, "sync", SYNC_WORKERS, WAITING_JOBS)?,
     })
 }
 
 /// Starts the thread of the actix system with the coordinator in it, which starts the shard actors.
 fn start_system(core: &Arc<NodeCore>) -> Result<JoinHandle<()>> {
-    let (started, wait) = flume::bounded::<Addr<Coordinator>>(1);
+    let (started, wait) = flume::bounded::<(Addr<Coordinator>, System)>(1);
     let system_core = Arc::clone(core);
     let body = Box::new(move || {
-        let system = actix::System::new();
+        let system = System::new();
         system.block_on(async move {
-            let _ = started.send(Coordinator::new(system_core).start());
+            let _ = started.send((Coordinator::new(system_core).start(), System::current()));
         });
         if let Err(error) = system.run() {
             tracing::error!(error = %error, "the actor system ended with an error");
         }
     });
     let thread = spawn(core, "dbex-system", body)?;
-    let coordinator = wait.recv().map_err(|_| Error::internal("the actor system did not start"))?;
+    let (coordinator, system) = wait.recv().map_err(|_| Error::internal("the actor system did not start"))?;
     let _ = core.coordinator.set(coordinator);
+    let _ = core.system.set(system);
     Ok(thread)
 }
 

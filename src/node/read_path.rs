@@ -44,7 +44,7 @@ impl NodeCore {
             return Ok(value);
         }
         let core = Arc::clone(self);
-        self.on_read_worker(move || core.get_blocking(&key)).await?
+        self.pools.read.run(move || core.get_blocking(&key)).await?
     }
 
     /// The values of keys, in their order; what is cold is read by one worker, in one go.
@@ -64,7 +64,7 @@ impl NodeCore {
             return Ok(values);
         }
         let core = Arc::clone(self);
-        let read = self.on_read_worker(move || {
+        let read = self.pools.read.run(move || {
             let read = cold.into_iter().map(|(place, key)| Ok((place, core.get_blocking(&key)?)));
             read.collect::<Result<Vec<_>>>()
         });
@@ -88,27 +88,11 @@ impl NodeCore {
         let lookup = match view.get(hash, key, SeqNo::MAX, mode)? {
             Lookup::WouldBlock => {
                 let key = key.clone();
-                self.on_read_worker(move || view.get(hash, &key, SeqNo::MAX, ReadMode::Blocking)).await??
+                self.pools.read.run(move || view.get(hash, &key, SeqNo::MAX, ReadMode::Blocking)).await??
             }
             lookup => lookup,
         };
         Ok(self.visible(lookup))
-    }
-
-    /// Runs a read on a thread that may wait for the disk.
-    ///
-    /// # Errors
-    /// `Closed`; `Internal` when the read panics.
-    pub(super) async fn on_read_worker<T: Send + 'static>(
-        &self,
-        read: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T> {
-        let (reply, answer) = oneshot::channel();
-        let job = Box::new(move || {
-            let _ = reply.send(read());
-        });
-        self.pools.read.submit_async(job).await?;
-        answer.await.map_err(|_| Error::internal("a read worker panicked"))
     }
 
     fn look_up(&self, key: &[u8], mode: ReadMode) -> Result<Lookup> {

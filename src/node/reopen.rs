@@ -2,62 +2,71 @@
 //! recovered from disk and put in its place. All failed shards are re-opened together, because what half a
 //! batch means is decided over the logs of all its participants.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use super::{
+    health::Sickness,
     node_core::{NodeCore, ShardState},
     recover::{ShardSource, recover},
     shard_core::ShardCore,
 };
 use crate::error::{Error, ErrorKind, Result};
 
-/// How often the end of revoked jobs is looked for; they end at their next chunk.
-const POLL: Duration = Duration::from_millis(1);
-/// How long a re-open that nobody asked for waits before it is tried again.
-const RETRY_AFTER: Duration = Duration::from_millis(500);
-
-/// Re-opens failed shards on a thread of its own. With a reply, asked by a user: those that are poisoned or
-/// were refused, too, and then the healthy ones with them.
-pub(super) fn start(core: &Arc<NodeCore>, reply: Option<oneshot::Sender<Result<()>>>) {
+/// Re-opens failed shards on a thread of its own. With a reply, asked by a user: those that are poisoned, were
+/// refused or keep panicking, too, and then the healthy ones with them. Without one, the shards that panicked; what
+/// fails is tried again by the coordinator.
+///
+/// # Errors
+/// `Io` when the thread cannot be started.
+pub(super) fn start(core: &Arc<NodeCore>, reply: Option<oneshot::Sender<Result<()>>>) -> Result<()> {
     let thread_core = Arc::clone(core);
     let body = Box::new(move || {
         let result = reopen_failed(&thread_core, reply.is_some());
         if let Err(error) = &result {
             tracing::error!(error = %error, "a shard could not be re-opened");
         }
-        match reply {
-            Some(reply) => drop(reply.send(result)),
-            None if result.is_err() => try_again(&thread_core),
-            None => {}
+        if let Some(reply) = reply {
+            let _ = reply.send(result);
         }
     });
-    if let Err(error) = core.env.threads.spawn("dbex-reopen", body) {
-        tracing::error!(error = %error, "cannot start a thread to re-open a shard");
-    }
+    let thread = core.env.threads.spawn("dbex-reopen", body);
+    thread
+        .map(drop)
+        .map_err(|error| Error::with_source(ErrorKind::Io, "cannot start a thread to re-open a shard", error))
 }
 
-/// After a while, if a shard still waits for it and the node is still open.
-fn try_again(core: &NodeCore) {
-    core.env.clock.sleep(RETRY_AFTER);
-    let panicked = (0..core.shards.len()).find(|index| sickness(core, *index) == Some(Sickness::Panicked));
-    if let Some(shard) = panicked.and_then(|index| core.shard(index).ok())
-        && core.lifecycle.check_open().is_ok()
-    {
-        core.tell_failed(&shard);
-    }
-}
-
-fn reopen_failed(core: &Arc<NodeCore>, asked: bool) -> Result<()> {
+fn reopen_failed(core: &NodeCore, asked: bool) -> Result<()> {
     let _one_at_a_time = core.reopening.lock();
     core.lifecycle.check_open()?;
     let (places, all) = to_reopen(core, asked);
     if places.is_empty() {
         return Ok(());
     }
-    let began = core.env.clock.monotonic();
     let old: Vec<_> = places.iter().filter_map(|place| core.shard(*place).ok()).collect();
-    for old in &old {
-        fence(core, old);
+    let done = catch_unwind(AssertUnwindSafe(|| reopen(core, &places, &old, all)))
+        .unwrap_or_else(|_| Err(Error::internal("the re-opening panicked")));
+    if let Err(error) = &done {
+        // IMPORTANT: when all were to come back together, nobody may come back alone: see `to_reopen`.
+        let next = if all { Sickness::LogInDoubt } else { Sickness::NotReopened };
+        let stands = |old: &&Arc<ShardCore>| core.shard(old.index).is_ok_and(|now| Arc::ptr_eq(&now, old));
+        old.iter().filter(stands).for_each(|old| old.note_reopen_failure(next, error));
+        core.note_progress();
+    }
+    done
+}
+
+/// Brings the shards at `places` back, whose incarnations so far are `old`.
+fn reopen(core: &NodeCore, places: &[usize], old: &[Arc<ShardCore>], all: bool) -> Result<()> {
+    let began = core.env.clock.monotonic();
+    for old in old {
+        let again = format!("shard {} is being re-opened: try again in a moment", old.index);
+        old.end(Sickness::Reopening, Error::busy(again));
+    }
+    for old in old {
+        old.wait_for_jobs(&*core.env.clock);
     }
     let source = ShardSource {
         options: &core.options,
@@ -68,15 +77,8 @@ fn reopen_failed(core: &Arc<NodeCore>, asked: bool) -> Result<()> {
         made: false,
     };
     let void = core.void_batches.lock().clone();
-    let sync_others = || core.sync_batches_except(&places);
-    let recovered =
-        recover(source, &places, &void, core.seqno_watermark(), sync_others).inspect_err(|_| {
-            if all {
-                for old in &old {
-                    old.doubt_log();
-                }
-            }
-        })?;
+    let sync_others = || core.sync_batches_except(places);
+    let recovered = recover(source, places, &void, core.seqno_watermark(), sync_others)?;
     core.skip_seqnos(recovered.highest_seqno);
     if all {
         // Every log that is not damaged remembers now that they are void.
@@ -112,42 +114,21 @@ fn reopen_failed(core: &Arc<NodeCore>, asked: bool) -> Result<()> {
 /// The shards to re-open, and whether they are all.
 fn to_reopen(core: &NodeCore, asked: bool) -> (Vec<usize>, bool) {
     let all = 0..core.shards.len();
-    let sick = |of: Sickness| all.clone().filter(move |index| sickness(core, *index).as_ref() == Some(&of));
-    if asked && sick(Sickness::LogInDoubt).next().is_some() {
+    let sickness = |index: usize| match core.shard(index) {
+        Ok(shard) => shard.sickness(),
+        Err(_) => Some(Sickness::LogInDoubt),
+    };
+    if asked && all.clone().any(|index| sickness(index) == Some(Sickness::LogInDoubt)) {
         // IMPORTANT: such a log may have lost its half of a batch that the others hold, in memory and in logs that
         // were synced since. What stands is decided over all logs, as at the open of a node.
         return (all.collect(), true);
     }
-    (sick(Sickness::Panicked).collect(), false)
-}
-
-#[derive(PartialEq, Eq)]
-enum Sickness {
-    /// All that it was told has reached its log.
-    Panicked,
-    /// A sync failed, or the shard never opened.
-    LogInDoubt,
-}
-
-fn sickness(core: &NodeCore, index: usize) -> Option<Sickness> {
-    let Ok(shard) = core.shard(index) else { return Some(Sickness::LogInDoubt) };
-    let error = shard.health().or_else(|| shard.tree.writable().err())?;
-    let in_doubt =
-        error.kind() != ErrorKind::Busy || shard.log_is_in_doubt() || shard.tree.wal().is_poisoned();
-    Some(if in_doubt { Sickness::LogInDoubt } else { Sickness::Panicked })
-}
-
-/// Makes sure that nothing of the old incarnation writes again.
-fn fence(core: &NodeCore, old: &ShardCore) {
-    old.fail(Error::busy(format!("shard {} is being re-opened: try again in a moment", old.index)));
-    // Whoever has the turn ends it; whoever takes it later sees the mark first.
-    drop(pollster::block_on(old.turn()));
-    old.refuse_waiting_if_sick();
-    old.tree.revoke();
-    old.jobs.revoke();
-    while !old.jobs.idle() {
-        core.env.clock.sleep(POLL);
-    }
+    let comes_back_alone = |index: &usize| match sickness(*index) {
+        Some(Sickness::Panicked | Sickness::NotReopened) => true,
+        Some(Sickness::KeepsPanicking) => asked,
+        _ => false,
+    };
+    (all.filter(comes_back_alone).collect(), false)
 }
 
 fn install(core: &NodeCore, index: usize, state: ShardState) {

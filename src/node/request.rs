@@ -28,7 +28,9 @@ pub(super) enum Work {
     /// Writes that happen all or not at all.
     Batch { writes: Vec<OwnedWrite>, reply: oneshot::Sender<Result<()>> },
     /// Seals the active memtable.
-    Seal { reply: Option<oneshot::Sender<Result<()>>> },
+    Seal { reply: oneshot::Sender<Result<()>> },
+    /// Nothing but a turn, whose end looks after what was asked of the shard.
+    Nudge,
 }
 
 /// A write that owns its bytes.
@@ -95,14 +97,10 @@ impl WriteRequest {
             Work::Steps { steps, reply } => {
                 let _ = reply.send(steps.iter().map(|_| StepResult::Failed(error.clone())).collect());
             }
-            Work::Batch { reply, .. } => {
+            Work::Batch { reply, .. } | Work::Seal { reply } => {
                 let _ = reply.send(Err(error.clone()));
             }
-            Work::Seal { reply } => {
-                if let Some(reply) = reply {
-                    let _ = reply.send(Err(error.clone()));
-                }
-            }
+            Work::Nudge => {}
         }
     }
 }

@@ -182,11 +182,13 @@ impl Scan {
         self.chunk = (self.chunk * 2).min(MAX_CHUNK);
         self.state = State::Fetching(Box::pin(async move {
             let worker = Arc::clone(&core);
-            core.on_read_worker(move || {
-                let scan = scan.map_or_else(|| ShardsScan::open(&worker, &plan), Ok)?;
-                Ok(take_chunk(scan, chunk))
-            })
-            .await?
+            core.pools
+                .read
+                .run(move || {
+                    let scan = scan.map_or_else(|| ShardsScan::open(&worker, &plan), Ok)?;
+                    Ok(take_chunk(scan, chunk))
+                })
+                .await?
         }));
     }
 }

@@ -2,9 +2,12 @@
 //! health. The actor, callers in place, the batch lane and the workers all hold an `Arc` of it; a re-open
 //! puts a new one in its place.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use parking_lot::{Mutex, MutexGuard};
@@ -12,7 +15,9 @@ use parking_lot::{Mutex, MutexGuard};
 use super::{
     admission::Admission,
     budget::IoClass,
+    env::Clock,
     grant::ShardJobs,
+    health::{Health, Sickness},
     job_failures::JobFailures,
     options::Durability,
     request::{Work, WriteRequest},
@@ -40,9 +45,7 @@ pub(super) struct ShardCore {
     gate: TurnGate,
     /// IMPORTANT: locked only by whoever holds the gate, so it never waits.
     writer: Mutex<TreeWriter>,
-    health: Mutex<Option<Error>>,
-    sick: AtomicBool,
-    log_in_doubt: AtomicBool,
+    health: Health,
     /// The last `write`s of turns took this long, in nanoseconds, averaged; what a caller in place may have to wait.
     recent_turn_ns: AtomicU64,
     flush_failures: JobFailures,
@@ -51,6 +54,27 @@ pub(super) struct ShardCore {
     pub retry: AtomicBool,
     /// Whether the coordinator has been told that this shard wants to be looked at.
     pub news: AtomicBool,
+    pub wants: Wants,
+}
+
+/// What a shard wanted when it was noted last.
+#[derive(Debug, Default)]
+pub(super) struct Wants(AtomicU8);
+
+impl Wants {
+    const FLUSH: u8 = 1;
+    const SEGMENT: u8 = 2;
+
+    /// Notes whether a memtable waits for a flush, and whether the log wants a segment. True if the shard has begun
+    /// to want one of them: while it is under way, the next turns do not ask for it again.
+    pub(super) fn note(&self, flush: bool, segment: bool) -> bool {
+        let now = if flush { Self::FLUSH } else { 0 } | if segment { Self::SEGMENT } else { 0 };
+        let before = self.0.load(Ordering::Relaxed);
+        if now != before {
+            self.0.store(now, Ordering::Relaxed);
+        }
+        now & !before != 0
+    }
 }
 
 /// The turn: the gate's permit and the writer it guards.
@@ -60,6 +84,8 @@ pub(super) struct Turn<'a> {
     _permit: TurnPermit<'a>,
 }
 
+/// How often the end of revoked jobs is looked for; they end at their next chunk.
+const POLL: Duration = Duration::from_millis(1);
 /// A turn that takes longer than this on average does not run on an async caller's thread.
 const QUICK_TURN_NS: u64 = 200_000;
 
@@ -69,21 +95,20 @@ impl ShardCore {
         Self {
             incarnation: INCARNATIONS.fetch_add(1, Ordering::Relaxed),
             index,
+            jobs: Arc::new(ShardJobs::new(Arc::clone(&tree))),
             tree,
             inbox,
             waiting,
             admission: Admission::new(queue_bytes),
-            jobs: Arc::default(),
             gate: TurnGate::new(),
             writer: Mutex::new(writer),
-            health: Mutex::new(None),
-            sick: AtomicBool::new(false),
-            log_in_doubt: AtomicBool::new(false),
+            health: Health::default(),
             recent_turn_ns: AtomicU64::new(0),
             flush_failures: JobFailures::default(),
             compaction_failures: JobFailures::default(),
             retry: AtomicBool::new(false),
             news: AtomicBool::new(false),
+            wants: Wants::default(),
         }
     }
 
@@ -106,58 +131,99 @@ impl ShardCore {
         Turn { writer: self.writer.lock(), _permit: permit }
     }
 
-    /// Whether the shard takes writes.
-    ///
-    /// # Errors
-    /// Why it does not.
-    pub(super) fn check_writable(&self) -> Result<()> {
-        if self.sick.load(Ordering::Acquire)
-            && let Some(error) = &*self.health.lock()
-        {
-            return Err(error.clone());
-        }
-        Ok(())
-    }
-
     /// Whether the shard and its tree take writes.
     ///
     /// # Errors
     /// Why they do not.
     pub(super) fn check_takes_writes(&self) -> Result<()> {
-        self.check_writable()?;
-        self.tree.writable()
+        self.health.check()?;
+        self.tree.writable().inspect_err(|error| {
+            if error.kind() == ErrorKind::Poisoned {
+                self.health.fail(Sickness::LogInDoubt, error.clone());
+            }
+        })
     }
 
-    /// The shard takes no more writes, for this reason. The first reason stays.
-    pub(super) fn fail(&self, error: Error) {
-        self.health.lock().get_or_insert(error);
-        self.sick.store(true, Ordering::Release);
+    /// Whether the shard takes writes, as far as is known without a lock.
+    pub(super) fn seems_well(&self) -> bool {
+        self.health.is_well() && self.tree.may_seal()
     }
 
-    /// A sync that this shard's turn depended on failed: its log and its memtable part ways.
-    pub(super) fn fail_for_sync(&self, error: &Error) {
-        self.fail(Error::with_source(
-            ErrorKind::Poisoned,
-            format!(
-                "a sync for shard {} failed: it refuses writes until it is re-opened (`reopen_shards`)",
-                self.index
-            ),
-            error.clone(),
-        ));
+    /// What the shard waits for, if it takes no writes.
+    pub(super) fn sickness(&self) -> Option<Sickness> {
+        if self.tree.wal().is_poisoned() {
+            return Some(Sickness::LogInDoubt);
+        }
+        let known = self.health.sickness().map(|(sickness, _)| sickness);
+        known.or_else(|| self.tree.writable().is_err().then_some(Sickness::LogInDoubt))
     }
 
-    /// Why the shard takes no writes, if it does not.
-    pub(super) fn health(&self) -> Option<Error> {
-        self.health.lock().clone()
+    /// The shard takes no more writes, because of what befell its log.
+    pub(super) fn doubt_log(&self, message: String, cause: &Error) -> bool {
+        let error = Error::with_source(ErrorKind::Poisoned, message, cause.clone());
+        self.health.fail(Sickness::LogInDoubt, error)
     }
 
-    /// What its log is worth has to be decided together with all the others'.
-    pub(super) fn doubt_log(&self) {
-        self.log_in_doubt.store(true, Ordering::Release);
+    /// A sync that this shard's turn depended on failed: its log and its memtable part ways. Whether that is news.
+    pub(super) fn fail_for_sync(&self, cause: &Error) -> bool {
+        let index = self.index;
+        let message = format!(
+            "a sync for shard {index} failed: it refuses writes until it is re-opened (`reopen_shards`)"
+        );
+        self.doubt_log(message, cause)
     }
 
-    pub(super) fn log_is_in_doubt(&self) -> bool {
-        self.log_in_doubt.load(Ordering::Acquire)
+    /// A turn of the shard panicked.
+    pub(super) fn fail_for_panic(&self) {
+        let index = self.index;
+        let error = format!("shard {index} has failed and is being re-opened: try again in a moment");
+        self.health.fail(Sickness::Panicked, Error::busy(error));
+    }
+
+    /// The shard panicked too often to be re-opened once more without being asked.
+    pub(super) fn give_up(&self) {
+        let message = format!(
+            "shard {} keeps panicking and takes no writes until it is re-opened (`reopen_shards`)",
+            self.index
+        );
+        let error = Error::new(ErrorKind::Poisoned, message);
+        self.health.pass(Some(Sickness::Panicked), Sickness::KeepsPanicking, error);
+    }
+
+    /// Ends this incarnation: nothing of it writes again, and its jobs stop at their next chunk. Waits for the turn
+    /// that is under way.
+    pub(super) fn end(&self, why: Sickness, error: Error) {
+        self.health.pass(None, why, error);
+        // Whoever has the turn ends it; whoever takes it later sees the mark first.
+        drop(pollster::block_on(self.turn()));
+        self.refuse_waiting_if_sick();
+        self.tree.revoke();
+    }
+
+    /// Waits until the jobs of an incarnation that was ended have ended, too.
+    pub(super) fn wait_for_jobs(&self, clock: &dyn Clock) {
+        while !self.jobs.idle() {
+            clock.sleep(POLL);
+        }
+    }
+
+    /// The re-opening that ended this incarnation failed: it waits for the next one, which `next` tells of.
+    pub(super) fn note_reopen_failure(&self, next: Sickness, cause: &Error) {
+        let again =
+            if next == Sickness::NotReopened { "it is tried again, or re-open it" } else { "re-open it" };
+        let message = format!("shard {} could not be re-opened: {again} with `reopen_shards`", self.index);
+        let error = Error::with_source(ErrorKind::Poisoned, message, cause.clone());
+        self.health.pass(Some(Sickness::Reopening), next, error);
+    }
+
+    /// Why the sealed memtables of the shard stay in memory, if they do: their flush failed, the manifest takes no
+    /// edits, or the shard could not be re-opened.
+    pub(super) fn why_not_flushed(&self) -> Option<Error> {
+        let not_reopened = || {
+            let (sickness, error) = self.health.sickness()?;
+            (self.tree.is_revoked() && sickness != Sickness::Reopening).then_some(error)
+        };
+        self.flush_failures.last().or_else(|| self.tree.manifest_writable().err()).or_else(not_reopened)
     }
 
     pub(super) fn note_turn(&self, nanos: u64) {
@@ -175,7 +241,7 @@ impl ShardCore {
     /// # Errors
     /// Why this incarnation takes no writes. The request itself may then have been answered already.
     pub(super) async fn send(&self, request: WriteRequest) -> Result<()> {
-        self.check_writable()?;
+        self.health.check()?;
         self.inbox.send_async(request).await.map_err(|_| Error::closed())?;
         self.refuse_waiting_if_sick();
         Ok(())
@@ -191,18 +257,14 @@ impl ShardCore {
     /// IMPORTANT: called after the incarnation was marked, and by everyone who queued a request, after that:
     /// whichever comes second sees the other, so no request is left behind when the actor is gone.
     pub(super) fn refuse_waiting_if_sick(&self) {
-        if let Err(error) = self.check_writable() {
+        if let Err(error) = self.health.check() {
             self.waiting.try_iter().for_each(|request| request.refuse(&error));
         }
     }
 
-    /// Asks for a turn that seals. Full inboxes are fine: each turn looks for the request in the account.
-    pub(super) fn ask_to_seal(&self) {
-        let request = WriteRequest {
-            work: Work::Seal { reply: None },
-            durability: Durability::Buffered,
-            _permit: None,
-        };
+    /// Asks for a turn. Full inboxes are fine: then there will be one.
+    pub(super) fn nudge(&self) {
+        let request = WriteRequest { work: Work::Nudge, durability: Durability::Buffered, _permit: None };
         let _ = self.inbox.try_send(request);
     }
 
@@ -228,4 +290,21 @@ pub(super) fn outcome_unknown() -> Error {
         ErrorKind::Internal,
         "the shard failed while the write was under way: its outcome is unknown, read the key to learn it",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wanted_is_told_once_until_it_is_there() {
+        let wants = Wants::default();
+        assert!(!wants.note(false, false));
+        assert!(wants.note(false, true));
+        assert!(!wants.note(false, true), "it is under way");
+        assert!(wants.note(true, true), "the flush is news");
+        assert!(!wants.note(true, true));
+        assert!(!wants.note(false, true), "the flush runs");
+        assert!(wants.note(true, true), "and the next one is due");
+    }
 }

@@ -81,10 +81,7 @@ impl NodeCore {
         match self.shard(index) {
             Err(error) => ShardStats { trouble: Some(error.to_string()), ..ShardStats::default() },
             Ok(shard) => ShardStats {
-                trouble: shard
-                    .health()
-                    .or_else(|| shard.tree.writable().err())
-                    .map(|error| error.to_string()),
+                trouble: shard.check_takes_writes().err().map(|error| error.to_string()),
                 queued_bytes: shard.admission.waiting_bytes(),
                 load: shard.tree.load(),
                 tree: shard.tree.stats(),

@@ -72,9 +72,9 @@ impl NodeCore {
     pub(super) fn sync_logs(&self, mine: &ShardCore, others: &[Arc<ShardCore>]) -> Result<()> {
         let (done, results) = flume::unbounded();
         for other in others {
-            let (wal, done) = (Arc::clone(other.tree.wal()), done.clone());
+            let (other, done) = (Arc::clone(other), done.clone());
             self.pools.sync.submit(Box::new(move || {
-                let _ = done.send(wal.sync().map(|_| ()));
+                let _ = done.send(note_sync(&other, other.tree.wal().sync().map(|_| ())));
             }))?;
         }
         drop(done);
@@ -90,10 +90,9 @@ impl NodeCore {
 /// Logs a failed sync of a shard's log; the log itself refuses everything from then on.
 pub(super) fn note_sync(shard: &ShardCore, result: Result<()>) -> Result<()> {
     if let Err(error) = &result
-        && shard.check_writable().is_ok()
+        && shard.fail_for_sync(error)
     {
         tracing::error!(shard = shard.index, error = %error, "a sync failed: the shard refuses writes until it is re-opened");
-        shard.fail_for_sync(error);
     }
     result
 }

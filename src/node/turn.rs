@@ -128,17 +128,15 @@ impl NodeCore {
     pub(super) fn after_turn(&self, shard: &ShardCore, writer: &mut TreeWriter) {
         let seal = self.accountant.take_seal_request(shard.index);
         if seal && let Err(error) = writer.seal() {
-            // The memtable stays active and the next turn that finds no room tries again, and fails if it must.
             tracing::warn!(shard = shard.index, error = %error, "cannot seal the memtable");
+            // The next turn tries again; it is not called for, or turns that fail would go on without end.
+            self.accountant.seal_at_next_turn(shard.index);
         }
         self.note_memory(shard.index);
     }
 
     fn shard_panicked(&self, shard: &ShardCore) {
-        shard.fail(Error::busy(format!(
-            "shard {} has failed and is being re-opened: try again in a moment",
-            shard.index
-        )));
+        shard.fail_for_panic();
         self.tell_failed(shard);
     }
 
@@ -153,6 +151,7 @@ impl NodeCore {
                 Answer::Batch(reply)
             }
             Work::Seal { reply } => Answer::Seal(reply),
+            Work::Nudge => Answer::Nobody,
         }
     }
 
@@ -246,7 +245,8 @@ impl NodeCore {
 enum Answer {
     Steps { results: Vec<StepResult>, reply: oneshot::Sender<Vec<StepResult>> },
     Batch(oneshot::Sender<Result<()>>),
-    Seal(Option<oneshot::Sender<Result<()>>>),
+    Seal(oneshot::Sender<Result<()>>),
+    Nobody,
 }
 
 impl Answer {
@@ -262,11 +262,9 @@ impl Answer {
                 let _ = reply.send(result.clone());
             }
             Self::Seal(reply) => {
-                let sealed = writer.seal();
-                if let Some(reply) = reply {
-                    let _ = reply.send(sealed);
-                }
+                let _ = reply.send(writer.seal());
             }
+            Self::Nobody => {}
         }
     }
 }

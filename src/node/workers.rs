@@ -1,5 +1,6 @@
 //! Fixed sets of worker threads, each fed by a bounded flume queue. A job that panics ends itself, not its
-//! worker. Flushes, compactions, reads and syncs have sets of their own: none queues behind another kind.
+//! worker. Flushes, compactions, reads, syncs and the preparing of log segments have sets of their own: none queues
+//! behind another kind.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -18,8 +19,14 @@ pub(super) type Job = Box<dyn FnOnce() + Send>;
 #[derive(Debug)]
 pub(super) struct WorkerPool {
     name: &'static str,
-    queue: Mutex<Option<flume::Sender<Option<Job>>>>,
+    queue: Mutex<Option<Queue>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    jobs: flume::Sender<Option<Job>>,
+    waiting: flume::Receiver<Option<Job>>,
 }
 
 impl WorkerPool {
@@ -33,12 +40,12 @@ impl WorkerPool {
         count: usize,
         capacity: usize,
     ) -> Result<Self> {
-        let (sender, receiver) = flume::bounded::<Option<Job>>(capacity);
+        let (jobs, waiting) = flume::bounded::<Option<Job>>(capacity);
         let mut handles = Vec::with_capacity(count);
         for i in 0..count {
-            let receiver = receiver.clone();
+            let waiting = waiting.clone();
             let body = Box::new(move || {
-                while let Ok(Some(job)) = receiver.recv() {
+                while let Ok(Some(job)) = waiting.recv() {
                     if catch_unwind(AssertUnwindSafe(job)).is_err() {
                         tracing::error!(worker = name, "a background job panicked");
                     }
@@ -49,7 +56,7 @@ impl WorkerPool {
             })?;
             handles.push(handle);
         }
-        Ok(Self { name, queue: Mutex::new(Some(sender)), threads: Mutex::new(handles) })
+        Ok(Self { name, queue: Mutex::new(Some(Queue { jobs, waiting })), threads: Mutex::new(handles) })
     }
 
     /// Hands a job over, waiting while the queue is full.
@@ -60,33 +67,63 @@ impl WorkerPool {
         self.sender()?.send(Some(job)).map_err(|_| Error::closed())
     }
 
-    /// Hands a job over, waiting, without blocking the thread, while the queue is full.
+    /// Hands a job over if there is room for it.
     ///
     /// # Errors
-    /// `Closed` after [`WorkerPool::stop`].
-    pub(super) async fn submit_async(&self, job: Job) -> Result<()> {
-        let sender = self.sender()?;
-        sender.send_async(Some(job)).await.map_err(|_| Error::closed())
+    /// `Busy` when the queue is full; `Closed` after [`WorkerPool::stop`].
+    pub(super) fn try_submit(&self, job: Job) -> Result<()> {
+        self.sender()?.try_send(Some(job)).map_err(|error| match error {
+            flume::TrySendError::Full(_) => {
+                Error::busy(format!("too many jobs wait for a {} worker", self.name))
+            }
+            flume::TrySendError::Disconnected(_) => Error::closed(),
+        })
     }
 
-    /// Lets the queued jobs finish and ends the threads. A worker that calls this does not wait for itself.
+    /// Runs `work` on a worker and waits for it, without blocking the thread.
+    ///
+    /// # Errors
+    /// `Closed` after [`WorkerPool::stop`], which a job that came too late is told, too; `Internal` when it panics.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let job: Job = Box::new(move || {
+            let _ = reply.send(work());
+        });
+        let sender = self.sender()?;
+        sender.send_async(Some(job)).await.map_err(|_| Error::closed())?;
+        drop(sender);
+        answer.await.map_err(|_| match self.sender() {
+            Ok(_) => Error::internal(format!("a {} worker panicked", self.name)),
+            Err(closed) => closed,
+        })
+    }
+
+    /// Lets the queued jobs finish and ends the threads. A worker that calls this does not wait for itself. Jobs
+    /// that come later are dropped.
     pub(super) fn stop(&self) {
         let queue = self.queue.lock().take();
         let threads = std::mem::take(&mut *self.threads.lock());
         // NOTE: told one by one: a caller's future that waits for room holds a sender of its own, so the
         // threads would not see the queue end.
         for _ in &threads {
-            let _ = queue.as_ref().map(|queue| queue.send(None));
+            let _ = queue.as_ref().map(|queue| queue.jobs.send(None));
         }
         for handle in threads {
             if handle.thread().id() != std::thread::current().id() && handle.join().is_err() {
                 tracing::error!(worker = self.name, "a worker thread panicked");
             }
         }
+        // IMPORTANT: only now: what is told one by one stands in the same queue.
+        if let Some(queue) = queue {
+            queue.waiting.try_iter().for_each(drop);
+        }
     }
 
     fn sender(&self) -> Result<flume::Sender<Option<Job>>> {
-        self.queue.lock().clone().ok_or_else(Error::closed)
+        self.queue.lock().as_ref().map(|queue| queue.jobs.clone()).ok_or_else(Error::closed)
     }
 }
 
@@ -102,7 +139,40 @@ mod tests {
         let (done, wait) = flume::bounded(1);
         pool.submit(Box::new(move || done.send(7).unwrap())).unwrap();
         assert_eq!(wait.recv(), Ok(7));
+        let panicked = pollster::block_on(pool.run(|| panic!("a planted panic")));
+        assert_eq!(panicked.unwrap_err().kind(), ErrorKind::Internal);
+        assert_eq!(pollster::block_on(pool.run(|| 8)).unwrap(), 8);
         pool.stop();
         assert_eq!(pool.submit(Box::new(|| ())).unwrap_err().kind(), ErrorKind::Closed);
+        assert_eq!(pollster::block_on(pool.run(|| 9)).unwrap_err().kind(), ErrorKind::Closed);
+    }
+
+    #[test]
+    fn what_comes_behind_the_end_is_told_that_the_pool_is_closed() {
+        let pool = WorkerPool::start(&SystemThreads, "test", 2, 8).unwrap();
+        // The workers are told to end, and the pool does not know it yet: as between two steps of a stop.
+        let sender = pool.sender().unwrap();
+        (0..2).for_each(|_| sender.send(None).unwrap());
+        drop(sender);
+        std::thread::scope(|scope| {
+            let late = scope.spawn(|| pollster::block_on(pool.run(|| ())));
+            while pool.queue.lock().as_ref().is_some_and(|queue| queue.jobs.is_empty()) {
+                std::thread::yield_now();
+            }
+            pool.stop();
+            assert_eq!(late.join().unwrap().unwrap_err().kind(), ErrorKind::Closed);
+        });
+    }
+
+    #[test]
+    fn a_full_queue_is_busy_for_who_does_not_wait() {
+        let pool = WorkerPool::start(&SystemThreads, "test", 1, 1).unwrap();
+        let (go, wait) = flume::bounded::<()>(0);
+        pool.submit(Box::new(move || assert!(wait.recv().is_err()))).unwrap();
+        pool.submit(Box::new(|| ())).unwrap();
+        let full = (0..2).map(|_| pool.try_submit(Box::new(|| ()))).find_map(Result::err).unwrap();
+        assert_eq!(full.kind(), ErrorKind::Busy);
+        drop(go);
+        pool.stop();
     }
 }
