@@ -22,7 +22,8 @@ pub enum ErrorKind {
     NoSpace,
     /// Bytes on disk are not what was written. The message names file, offset, expected and found.
     Corruption,
-    /// A sync failed: the shard refuses writes until it is re-opened (`reopen_shards`).
+    /// A sync failed, or the shard panicked and does not come back by itself: it refuses writes until it is re-opened
+    /// (`reopen_shards`).
     Poisoned,
     /// The node is closed.
     Closed,

@@ -334,7 +334,8 @@ impl Node {
     /// their writers get `Busy` for that moment, and buffered writes that rest on what was lost go with it.
     ///
     /// # Errors
-    /// Why a shard could not be re-opened; the others are.
+    /// `Corruption`, `Invalid`: why a shard could not be re-opened; the others are. `Io`, `NoSpace`, `Poisoned`,
+    /// `Internal`: none is, and all that should be refuse writes as `Poisoned` until the next call. `Closed`.
     pub fn reopen_shards(&self) -> impl Future<Output = Result<()>> + Send + 'static {
         let node = self.clone();
         async move { node.core().reopen_shards().await }

@@ -159,7 +159,8 @@ impl NodeCore {
             shard.check_takes_writes()?;
             if let Some(grant) = self.grants.take(IoClass::Compaction, &shard.jobs) {
                 match shard.tree.plan_full_compaction(range, end, self.seqno_watermark(), self.now_ms()) {
-                    FullCompaction::Nothing => return Ok(()),
+                    // NOTE: nothing is all that a shard that has just failed plans, too.
+                    FullCompaction::Nothing => return shard.check_takes_writes(),
                     FullCompaction::Busy => {}
                     FullCompaction::Plan(plan) => {
                         jobs::compact(self, shard, *plan, grant)?;
@@ -175,7 +176,7 @@ impl NodeCore {
     /// Re-opens every shard that is poisoned, failed or was refused.
     ///
     /// # Errors
-    /// Why a shard could not be re-opened; the others are.
+    /// As [`Node::reopen_shards`](super::Node::reopen_shards).
     pub(super) async fn reopen_shards(self: &Arc<Self>) -> Result<()> {
         self.lifecycle.check_open()?;
         let (reply, answer) = oneshot::channel();

@@ -223,7 +223,13 @@ fn start_pools(options: &NodeOptions, env: &Env) -> Result<Pools> {
         flush: WorkerPool::start(threads, "flush", options.flush_workers, options.flush_workers)?,
         compaction: WorkerPool::start(threads, "compact", options.compaction_workers, WAITING_JOBS)?,
         read: WorkerPool::start(threads, "read", options.read_workers, WAITING_READS)?,
-        prepare: WorkerPool::start(threads, "prepare", 1, WAITING_JOBS)?,
+        // One job a shard.
+        prepare: WorkerPool::start(
+            threads,
+            "prepare",
+            1,
+            usize::try_from(options.shards).unwrap_or(usize::MAX),
+        )?,
         sync: WorkerPool::start(threads, "sync", SYNC_WORKERS, WAITING_JOBS)?,
     })
 }

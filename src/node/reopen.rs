@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    coordinator::StartShards,
     health::Sickness,
     node_core::{NodeCore, ShardState},
     recover::{ShardSource, recover},
@@ -48,12 +49,19 @@ fn reopen_failed(core: &NodeCore, asked: bool) -> Result<()> {
     let old: Vec<_> = places.iter().filter_map(|place| core.shard(*place).ok()).collect();
     let done = catch_unwind(AssertUnwindSafe(|| reopen(core, &places, &old, all)))
         .unwrap_or_else(|_| Err(Error::internal("the re-opening panicked")));
+    let still_stands = |shard: &Arc<ShardCore>| old.iter().any(|old| Arc::ptr_eq(old, shard));
+    let (left, started): (Vec<_>, Vec<_>) =
+        places.iter().filter_map(|place| core.shard(*place).ok()).partition(still_stands);
     if let Err(error) = &done {
         // IMPORTANT: when all were to come back together, nobody may come back alone: see `to_reopen`.
         let next = if all { Sickness::LogInDoubt } else { Sickness::NotReopened };
-        let stands = |old: &&Arc<ShardCore>| core.shard(old.index).is_ok_and(|now| Arc::ptr_eq(&now, old));
-        old.iter().filter(stands).for_each(|old| old.note_reopen_failure(next, error));
+        for old in left {
+            old.note_reopen_failure(next, error);
+        }
         core.note_progress();
+    }
+    if let Some(coordinator) = core.coordinator.get() {
+        coordinator.do_send(StartShards(started.iter().map(|shard| shard.index).collect()));
     }
     done
 }
@@ -84,7 +92,7 @@ fn reopen(core: &NodeCore, places: &[usize], old: &[Arc<ShardCore>], all: bool) 
         // Every log that is not damaged remembers now that they are void.
         core.void_batches.lock().clear();
     }
-    let mut started = vec![];
+    let mut started = 0;
     let mut result = Ok(());
     for (index, shard) in recovered.shards {
         match shard {
@@ -92,7 +100,7 @@ fn reopen(core: &NodeCore, places: &[usize], old: &[Arc<ShardCore>], all: bool) 
                 let shard = ShardCore::new(index, tree, writer, core.options.shard_queue_bytes());
                 install(core, index, ShardState::Open(Arc::new(shard)));
                 core.counters.reopens.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                started.push(index);
+                started += 1;
             }
             // IMPORTANT: what its last incarnation published goes, too: the cut may have felled a part of it
             // whose other half the other shards have dropped.
@@ -104,10 +112,7 @@ fn reopen(core: &NodeCore, places: &[usize], old: &[Arc<ShardCore>], all: bool) 
         }
     }
     let duration = core.env.clock.monotonic().saturating_sub(began);
-    tracing::info!(shards = ?started, duration_ms = duration.as_millis(), "re-opened");
-    if let Some(coordinator) = core.coordinator.get() {
-        coordinator.do_send(super::coordinator::StartShards(started));
-    }
+    tracing::info!(shards = ?places, started, duration_ms = duration.as_millis(), "re-opened");
     result
 }
 
