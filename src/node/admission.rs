@@ -48,6 +48,7 @@ impl Admission {
     ///
     /// # Errors
     /// `Busy` when too many bytes wait; `Closed` after [`Admission::close`].
+    #[cfg(any(test, feature = "actix-api"))]
     pub(super) fn try_acquire(&self, bytes: usize) -> Result<Permit> {
         match Arc::clone(&self.bytes).try_acquire_many_owned(self.clamp(bytes)) {
             Ok(held) => Ok(Permit { held }),

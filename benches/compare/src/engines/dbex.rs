@@ -1,0 +1,70 @@
+//! dbex through `blocking::Node`; its async face for tasks.
+
+use std::path::Path;
+
+use anyhow::Result;
+use dbex::{Durability, PutOptions, Settings, WriteBatch, blocking::Node};
+
+use super::{Budgets, Engine, ShowPair, ShowValue};
+use crate::data::Key;
+
+pub(super) struct Dbex {
+    node: Node,
+}
+
+impl Dbex {
+    pub(super) fn open(dir: &Path, budgets: Budgets) -> Result<Self> {
+        let settings = Settings::builder()
+            .data_dir(dir)
+            .shards(budgets.shards)
+            .memtable_bytes(budgets.memtable_bytes as u64)
+            .block_cache_bytes(budgets.block_cache_bytes as u64)
+            .build()?;
+        Ok(Self { node: Node::open(settings)? })
+    }
+}
+
+impl Engine for Dbex {
+    fn put(&self, key: &Key, value: &[u8]) -> Result<()> {
+        Ok(self.node.put(key, value)?)
+    }
+
+    fn put_synced(&self, key: &Key, value: &[u8]) -> Result<()> {
+        Ok(self.node.put_with(key, value, PutOptions::new().durability(Durability::Synced))?)
+    }
+
+    fn write_batch(&self, entries: &[(Key, Vec<u8>)]) -> Result<()> {
+        let mut batch = WriteBatch::new();
+        for (key, value) in entries {
+            batch.put(key, value);
+        }
+        Ok(self.node.write(batch)?)
+    }
+
+    fn get(&self, key: &Key, show: ShowValue<'_>) -> Result<bool> {
+        let found = self.node.get(key)?;
+        found.map_or(Ok(false), |value| show(&value).map(|()| true))
+    }
+
+    fn scan(&self, from: &Key, count: usize, show: ShowPair<'_>) -> Result<usize> {
+        let mut seen = 0;
+        for entry in self.node.scan(from.as_slice()..).limit(count) {
+            let (key, value) = entry?;
+            show(&key, &value)?;
+            seen += 1;
+        }
+        Ok(seen)
+    }
+
+    fn settle(&self) -> Result<()> {
+        Ok(self.node.settle()?)
+    }
+
+    fn tasks(&self) -> Option<::dbex::Node> {
+        Some(self.node.to_async())
+    }
+
+    fn close(&self) -> Result<()> {
+        Ok(self.node.close()?)
+    }
+}
