@@ -7,16 +7,16 @@
 //! that fails too, the shard is poisoned.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
 
 use super::{
     admission::Permit,
+    batch_parts::BatchParts,
     node_core::NodeCore,
     options::Durability,
-    request::OwnedWrite,
     shard_core::{ShardCore, Turn, outcome_unknown},
 };
 use crate::{
@@ -27,8 +27,8 @@ use crate::{
 
 /// A cross-shard batch that waits for its turns.
 pub(super) struct BatchRequest {
-    /// The writes of each participant, ascending; at least two participants.
-    pub parts: BTreeMap<usize, Vec<OwnedWrite>>,
+    /// At least two participants.
+    pub parts: BatchParts,
     pub durability: Durability,
     pub reply: oneshot::Sender<Result<()>>,
     pub _permit: Option<Permit>,
@@ -65,10 +65,10 @@ impl NodeCore {
     /// Runs a batch on this thread if every participant is idle.
     pub(super) fn try_batch_in_place(
         &self,
-        parts: &BTreeMap<usize, Vec<OwnedWrite>>,
+        parts: &BatchParts,
         durability: Durability,
     ) -> Option<Result<()>> {
-        let shards = match self.participants(parts.keys()) {
+        let shards = match self.participants(parts.shards()) {
             Ok(shards) => shards,
             Err(error) => return Some(Err(error)),
         };
@@ -102,8 +102,8 @@ impl NodeCore {
     }
 
     /// Takes every participant's turn, in ascending order, and runs the batches.
-    fn run_waiting(&self, batches: &[&BTreeMap<usize, Vec<OwnedWrite>>], synced: bool) -> RoundResult {
-        let union: std::collections::BTreeSet<_> = batches.iter().flat_map(|parts| parts.keys()).collect();
+    fn run_waiting(&self, batches: &[&BatchParts], synced: bool) -> RoundResult {
+        let union: BTreeSet<_> = batches.iter().flat_map(|parts| parts.shards()).collect();
         let shards = self.participants(union).map_err(RoundFailure::refused)?;
         let mut turns = Turns::new();
         for shard in &shards {
@@ -112,16 +112,11 @@ impl NodeCore {
         self.run_together(turns, batches, synced)
     }
 
-    fn participants<'a>(&self, indexes: impl IntoIterator<Item = &'a usize>) -> Result<Vec<Arc<ShardCore>>> {
-        indexes.into_iter().map(|index| self.shard(*index)).collect()
+    fn participants(&self, indexes: impl IntoIterator<Item = usize>) -> Result<Vec<Arc<ShardCore>>> {
+        indexes.into_iter().map(|index| self.shard(index)).collect()
     }
 
-    fn run_together(
-        &self,
-        mut turns: Turns<'_>,
-        batches: &[&BTreeMap<usize, Vec<OwnedWrite>>],
-        synced: bool,
-    ) -> RoundResult {
+    fn run_together(&self, mut turns: Turns<'_>, batches: &[&BatchParts], synced: bool) -> RoundResult {
         for (shard, _) in turns.values() {
             shard.check_takes_writes().map_err(RoundFailure::refused)?;
         }
@@ -144,12 +139,7 @@ impl NodeCore {
         })
     }
 
-    fn commit_together(
-        &self,
-        turns: &mut Turns<'_>,
-        batches: &[&BTreeMap<usize, Vec<OwnedWrite>>],
-        synced: bool,
-    ) -> RoundResult {
+    fn commit_together(&self, turns: &mut Turns<'_>, batches: &[&BatchParts], synced: bool) -> RoundResult {
         if synced {
             let syncable = turns.values().try_for_each(|(shard, _)| self.check_syncable(shard));
             syncable.map_err(RoundFailure::refused)?;
@@ -180,21 +170,16 @@ impl NodeCore {
 
     /// Stages each batch's frames. A batch's id is the first sequence number of its range; in each participant
     /// its writes count up from there, so that a participant has flushed all of them once its flushed position reaches the last.
-    fn stage_batches(
-        &self,
-        turns: &mut Turns<'_>,
-        batches: &[&BTreeMap<usize, Vec<OwnedWrite>>],
-    ) -> Vec<BatchId> {
+    fn stage_batches(&self, turns: &mut Turns<'_>, batches: &[&BatchParts]) -> Vec<BatchId> {
         let mut ids = Vec::with_capacity(batches.len());
         for parts in batches {
-            let longest = parts.values().map(Vec::len).max().unwrap_or_default();
-            let id = BatchId(self.take_seqnos(longest as u64).get());
+            let id = BatchId(self.take_seqnos(parts.longest() as u64).get());
             let participants: Vec<_> =
-                parts.keys().filter_map(|i| u32::try_from(*i).ok()).map(ShardId).collect();
-            for (index, writes) in *parts {
-                if let Some((_, turn)) = turns.get_mut(index) {
+                parts.shards().filter_map(|index| u32::try_from(index).ok()).map(ShardId).collect();
+            for index in parts.shards() {
+                if let Some((_, turn)) = turns.get_mut(&index) {
                     turn.writer.begin_frame(FrameKind::Batch { id, participants: participants.clone() });
-                    writes.iter().map(OwnedWrite::op).for_each(|op| turn.writer.stage(&op));
+                    parts.writes_of(index).for_each(|op| turn.writer.stage(&op));
                     turn.writer.end_frame();
                 }
             }

@@ -15,11 +15,11 @@ use super::{
     step::{Change, Step, StepDone},
     update,
     write_batch::WriteBatch,
-    write_path::{Caller, LoneWrite},
+    write_path::Caller,
 };
 use crate::{
     error::{Error, Result},
-    key::{KeyRange, check_key, check_value},
+    key::KeyRange,
 };
 
 /// A running node, for threads. Cheap to clone. Every method waits until it is done; names, durability and
@@ -111,16 +111,14 @@ impl Node {
 
     /// Writes in place from borrowed bytes; copies them only if the write must wait.
     fn write_one(&self, key: &[u8], value: Option<&[u8]>, options: PutOptions) -> Result<()> {
-        check_key(key)?;
-        value.map_or(Ok(()), check_value)?;
         let core = self.node.core();
         let durability = options.durability.unwrap_or(core.options.durability);
-        let write = LoneWrite { key, value };
-        if let Some(done) = core.try_write_in_place(&write, durability, Caller::Blocking) {
+        let op = core.lone_write(key, value)?;
+        if let Some(done) = core.try_write_in_place(&op, durability, Caller::Blocking) {
             return done;
         }
         let (key, value) = (Bytes::copy_from_slice(key), value.map(Bytes::copy_from_slice));
-        pollster::block_on(core.write_one(key, value, durability, Caller::Blocking, None))
+        pollster::block_on(core.queue_write(op.hash, key, value, durability, Caller::Blocking, None))
     }
 
     /// Sets a key that is absent.

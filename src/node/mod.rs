@@ -18,6 +18,7 @@
 mod accountant;
 mod admission;
 mod batch;
+mod batch_parts;
 pub mod blocking;
 mod budget;
 mod close;

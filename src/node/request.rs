@@ -4,14 +4,13 @@ use bytes::Bytes;
 
 use super::{
     admission::Permit,
+    batch_parts::BatchParts,
     options::Durability,
     step::{ChangeFn, StepDone},
 };
 use crate::{
-    entry::ValueKind,
     error::{Error, Result},
     key::KeyHash,
-    tree::WriteOp,
 };
 
 /// One request; its permit is given back when the turn that ran it has replied.
@@ -25,33 +24,12 @@ pub(super) struct WriteRequest {
 pub(super) enum Work {
     /// Steps that are independent of each other, in this order.
     Steps { steps: Vec<TurnStep>, reply: oneshot::Sender<Vec<StepResult>> },
-    /// Writes that happen all or not at all.
-    Batch { writes: Vec<OwnedWrite>, reply: oneshot::Sender<Result<()>> },
+    /// Writes that happen all or not at all, all of them here.
+    Batch { parts: BatchParts, reply: oneshot::Sender<Result<()>> },
     /// Seals the active memtable.
     Seal { reply: oneshot::Sender<Result<()>> },
     /// Nothing but a turn, whose end looks after what was asked of the shard.
     Nudge,
-}
-
-/// A write that owns its bytes.
-#[derive(Clone, Debug)]
-pub(super) struct OwnedWrite {
-    pub hash: KeyHash,
-    pub key: Bytes,
-    /// `None` deletes.
-    pub value: Option<Bytes>,
-}
-
-impl OwnedWrite {
-    pub(super) fn op(&self) -> WriteOp<'_> {
-        WriteOp {
-            hash: self.hash,
-            key: &self.key,
-            kind: if self.value.is_some() { ValueKind::Put } else { ValueKind::Delete },
-            value: self.value.as_deref().unwrap_or_default(),
-            expires_at_ms: None,
-        }
-    }
 }
 
 /// A step with its key hashed and, for an update, with what was read for it before the turn.

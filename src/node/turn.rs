@@ -16,12 +16,12 @@ use bytes::Bytes;
 use super::{
     node_core::NodeCore,
     options::Durability,
-    request::{Action, OwnedWrite, StepResult, TurnStep, Work, WriteRequest},
+    request::{Action, StepResult, TurnStep, Work, WriteRequest},
     shard_core::{ShardCore, Turn, outcome_unknown},
     step::{Change, StepDone},
+    write_path::Caller,
 };
 use crate::{
-    entry::ValueKind,
     error::{Error, Result},
     key::{KeyHash, check_value},
     tree::{TreeWriter, WriteOp, is_visible},
@@ -61,6 +61,7 @@ impl NodeCore {
         mut turn: Turn<'_>,
         op: &WriteOp<'_>,
         durability: Durability,
+        caller: Caller,
     ) -> Result<()> {
         shard.check_takes_writes()?;
         if durability == Durability::Synced {
@@ -71,7 +72,11 @@ impl NodeCore {
             writer.begin_frame(FrameKind::Data);
             writer.stage(op);
             writer.end_frame();
-            let result = self.commit(shard, writer, durability == Durability::Synced);
+            let synced = durability == Durability::Synced;
+            let result = match caller {
+                Caller::Blocking => self.commit(shard, writer, synced),
+                Caller::Async => self.commit_timed(shard, writer, synced),
+            };
             self.after_turn(shard, writer);
             result
         }));
@@ -98,22 +103,34 @@ impl NodeCore {
             synced |= durability == Durability::Synced && writer.staged_ops() > before;
         }
         writer.end_frame();
-        let result = if writer.staged_ops() > 0 { self.commit(shard, writer, synced) } else { Ok(()) };
+        let result = if writer.staged_ops() > 0 { self.commit_timed(shard, writer, synced) } else { Ok(()) };
         for (answer, permit) in answers {
             answer.send(&result, writer);
             drop(permit);
         }
     }
 
+    /// As [`NodeCore::commit`], and notes how long the `write` took, for those who may not wait for one.
+    fn commit_timed(&self, shard: &ShardCore, writer: &mut TreeWriter, synced: bool) -> Result<()> {
+        let started = self.env.clock.monotonic();
+        self.append(shard, writer)?;
+        shard.note_turn(nanos(self.env.clock.monotonic().saturating_sub(started)));
+        self.sync_and_apply(shard, writer, synced)
+    }
+
     /// Appends what is staged, syncs if asked, and applies it.
     fn commit(&self, shard: &ShardCore, writer: &mut TreeWriter, synced: bool) -> Result<()> {
-        let started = self.env.clock.monotonic();
+        self.append(shard, writer)?;
+        self.sync_and_apply(shard, writer, synced)
+    }
+
+    fn append(&self, shard: &ShardCore, writer: &mut TreeWriter) -> Result<()> {
         let first = self.take_seqnos(writer.staged_ops());
-        if let Err(error) = writer.append(first) {
-            self.note_append_failure(shard, &error);
-            return Err(error);
-        }
-        shard.note_turn(nanos(self.env.clock.monotonic().saturating_sub(started)));
+        let appended = writer.append(first);
+        appended.map(|_| ()).inspect_err(|error| self.note_append_failure(shard, error))
+    }
+
+    fn sync_and_apply(&self, shard: &ShardCore, writer: &mut TreeWriter, synced: bool) -> Result<()> {
         if synced && let Err(error) = self.sync_with_batches(shard) {
             // IMPORTANT: the log holds what the memtable will never show, so this incarnation ends here: a
             // re-open decides over the logs what stands.
@@ -132,7 +149,9 @@ impl NodeCore {
             // The next turn tries again; it is not called for, or turns that fail would go on without end.
             self.accountant.seal_at_next_turn(shard.index);
         }
-        self.note_memory(shard.index);
+        if writer.memory_has_changed() || !shard.seems_well() {
+            self.note_memory(shard.index);
+        }
     }
 
     fn shard_panicked(&self, shard: &ShardCore) {
@@ -146,8 +165,8 @@ impl NodeCore {
             Work::Steps { steps, reply } => {
                 Answer::Steps { results: self.stage_steps(shard, writer, steps), reply }
             }
-            Work::Batch { writes, reply } => {
-                writes.iter().map(OwnedWrite::op).for_each(|op| writer.stage(&op));
+            Work::Batch { parts, reply } => {
+                parts.writes_of(shard.index).for_each(|op| writer.stage(&op));
                 Answer::Batch(reply)
             }
             Work::Seal { reply } => Answer::Seal(reply),
@@ -183,11 +202,11 @@ impl NodeCore {
         let TurnStep { hash, key, action } = step;
         let (base, change) = match action {
             Action::Put(value) => {
-                writer.stage(&OwnedWrite { hash, key, value: Some(value) }.op());
+                writer.stage(&WriteOp::new(hash, &key, Some(&value)));
                 return StepResult::Done(StepDone::default());
             }
             Action::Delete => {
-                writer.stage(&OwnedWrite { hash, key, value: None }.op());
+                writer.stage(&WriteOp::new(hash, &key, None));
                 return StepResult::Done(StepDone::default());
             }
             // NOTE: what updates write is not known when they are admitted.
@@ -223,17 +242,11 @@ impl NodeCore {
                 if let Err(error) = check_value(&value) {
                     return StepResult::Failed(error);
                 }
-                writer.stage(&OwnedWrite { hash, key, value: Some(value.clone()) }.op());
+                writer.stage(&WriteOp::new(hash, &key, Some(&value)));
                 Some(value)
             }
             Change::Delete => {
-                writer.stage(&WriteOp {
-                    hash,
-                    key: &key,
-                    kind: ValueKind::Delete,
-                    value: &[],
-                    expires_at_ms: None,
-                });
+                writer.stage(&WriteOp::new(hash, &key, None));
                 None
             }
         };

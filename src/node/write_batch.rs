@@ -20,13 +20,35 @@ use crate::{
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct WriteBatch {
-    pub(super) writes: Vec<(Bytes, Option<Bytes>)>,
+    /// Keys, and the values that were copied, each behind its key.
+    copied: Vec<u8>,
+    writes: Vec<BatchWrite>,
     pub(super) durability: Option<Durability>,
     bytes: usize,
 }
 
+#[derive(Clone, Debug)]
+struct BatchWrite {
+    /// Where the key begins in `copied`.
+    at: usize,
+    key_len: usize,
+    value: BatchValue,
+}
+
+#[derive(Clone, Debug)]
+enum BatchValue {
+    /// None: the key is removed.
+    Absent,
+    /// So many bytes, behind the key.
+    Copied(usize),
+    Shared(Bytes),
+}
+
 /// The most that one batch may hold, in bytes of keys and values (1 GiB).
 pub const MAX_BATCH_BYTES: usize = 1 << 30;
+
+/// A value from this size on has memory of its own, which growing the batch does not move.
+const SHARED_FROM_BYTES: usize = 4 << 10;
 
 impl WriteBatch {
     /// An empty batch.
@@ -36,20 +58,33 @@ impl WriteBatch {
 
     /// Sets a key. Key and value are copied.
     pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Self {
-        self.put_bytes(Bytes::copy_from_slice(key.as_ref()), Bytes::copy_from_slice(value.as_ref()))
+        let value = value.as_ref();
+        if value.len() < SHARED_FROM_BYTES {
+            return self.push(key.as_ref(), BatchValue::Copied(value.len()), value);
+        }
+        self.push(key.as_ref(), BatchValue::Shared(Bytes::copy_from_slice(value)), &[])
     }
 
-    /// Sets a key, without copying.
+    /// Sets a key, without copying a value of 4 KiB or more.
+    #[expect(clippy::needless_pass_by_value, reason = "as all that take `Bytes`")]
     pub fn put_bytes(&mut self, key: Bytes, value: Bytes) -> &mut Self {
-        self.bytes += key.len() + value.len();
-        self.writes.push((key, Some(value)));
-        self
+        if value.len() < SHARED_FROM_BYTES {
+            return self.push(&key, BatchValue::Copied(value.len()), &value);
+        }
+        self.push(&key, BatchValue::Shared(value), &[])
     }
 
     /// Removes a key; removing an absent one is fine.
     pub fn delete(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
-        self.bytes += key.as_ref().len();
-        self.writes.push((Bytes::copy_from_slice(key.as_ref()), None));
+        self.push(key.as_ref(), BatchValue::Absent, &[])
+    }
+
+    fn push(&mut self, key: &[u8], value: BatchValue, copied: &[u8]) -> &mut Self {
+        let value_len = if let BatchValue::Shared(shared) = &value { shared.len() } else { copied.len() };
+        self.bytes += key.len() + value_len;
+        self.writes.push(BatchWrite { at: self.copied.len(), key_len: key.len(), value });
+        self.copied.extend_from_slice(key);
+        self.copied.extend_from_slice(copied);
         self
     }
 
@@ -74,6 +109,20 @@ impl WriteBatch {
         self.bytes
     }
 
+    /// The key and the value of a write, which is there; `None` removes.
+    #[inline]
+    pub(super) fn write(&self, number: usize) -> (&[u8], Option<&[u8]>) {
+        let Some(write) = self.writes.get(number) else { return (&[], None) };
+        let behind = write.at + write.key_len;
+        let key = self.copied.get(write.at..behind).unwrap_or_default();
+        let value = match &write.value {
+            BatchValue::Absent => None,
+            BatchValue::Copied(len) => self.copied.get(behind..behind + len),
+            BatchValue::Shared(shared) => Some(&shared[..]),
+        };
+        (key, value)
+    }
+
     /// Checks every key and value, and the batch's size.
     pub(super) fn check(&self) -> Result<()> {
         if self.bytes > MAX_BATCH_BYTES {
@@ -82,9 +131,9 @@ impl WriteBatch {
                 self.bytes
             )));
         }
-        self.writes.iter().try_for_each(|(key, value)| {
+        (0..self.len()).map(|number| self.write(number)).try_for_each(|(key, value)| {
             check_key(key)?;
-            value.as_deref().map_or(Ok(()), check_value)
+            value.map_or(Ok(()), check_value)
         })
     }
 }

@@ -1,25 +1,22 @@
 //! How a write gets from a handle to a turn: checked, hashed, routed; in place when the shard is idle,
 //! through admission and the inbox otherwise.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 
 use super::{
     admission::Permit,
     batch::BatchRequest,
+    batch_parts::BatchParts,
     node_core::NodeCore,
     options::Durability,
-    request::{Action, Base, OwnedWrite, StepResult, TurnStep, Work, WriteRequest},
+    request::{Action, Base, StepResult, TurnStep, Work, WriteRequest},
     shard_core::{ShardCore, outcome_unknown},
     step::{Step, StepDone},
     write_batch::WriteBatch,
 };
 use crate::{
-    entry::ValueKind,
     error::{Error, Result},
     key::{KeyHash, check_key, check_value},
     tree::WriteOp,
@@ -34,36 +31,31 @@ pub(super) enum Caller {
     Blocking,
 }
 
-/// A put or delete in place needs no bytes of its own.
-pub(super) struct LoneWrite<'a> {
-    pub key: &'a [u8],
-    /// `None` deletes.
-    pub value: Option<&'a [u8]>,
-}
-
 impl NodeCore {
-    /// Writes one key on this thread, if its shard is idle and the thread may.
+    /// A write of one key, checked and hashed.
+    ///
+    /// # Errors
+    /// `Invalid`.
+    pub(super) fn lone_write<'a>(&self, key: &'a [u8], value: Option<&'a [u8]>) -> Result<WriteOp<'a>> {
+        check_key(key)?;
+        value.map_or(Ok(()), check_value)?;
+        Ok(WriteOp::new(self.router.hash(key), key, value))
+    }
+
+    /// Writes one key on this thread, if its shard is idle and the thread may. It needs no bytes of its own then.
     pub(super) fn try_write_in_place(
         &self,
-        write: &LoneWrite<'_>,
+        op: &WriteOp<'_>,
         durability: Durability,
         caller: Caller,
     ) -> Option<Result<()>> {
-        let hash = self.router.hash(write.key);
-        let slot = self.shards.get(self.router.shard(hash))?.load();
+        let slot = self.shards.get(self.router.shard(op.hash))?.load();
         let shard = slot.open().ok()?;
         if self.lifecycle.check_open().is_err() || !self.may_run_in_place(shard, durability, caller) {
             return None;
         }
         let turn = shard.try_turn_in_place()?;
-        let op = WriteOp {
-            hash,
-            key: write.key,
-            kind: if write.value.is_some() { ValueKind::Put } else { ValueKind::Delete },
-            value: write.value.unwrap_or_default(),
-            expires_at_ms: None,
-        };
-        Some(self.run_lone_write(shard, turn, &op, durability))
+        Some(self.run_lone_write(shard, turn, op, durability, caller))
     }
 
     /// Writes one key that owns its bytes.
@@ -78,14 +70,28 @@ impl NodeCore {
         caller: Caller,
         permit: Option<Permit>,
     ) -> Result<()> {
-        check_key(&key)?;
-        value.as_deref().map_or(Ok(()), check_value)?;
-        self.lifecycle.check_open()?;
-        let write = LoneWrite { key: &key, value: value.as_deref() };
-        if let Some(done) = self.try_write_in_place(&write, durability, caller) {
+        let op = self.lone_write(&key, value.as_deref())?;
+        if let Some(done) = self.try_write_in_place(&op, durability, caller) {
             return done;
         }
-        let hash = self.router.hash(&key);
+        let hash = op.hash;
+        self.queue_write(hash, key, value, durability, caller, permit).await
+    }
+
+    /// Writes one key that was hashed, and could not be written in place.
+    ///
+    /// # Errors
+    /// As a put.
+    pub(super) async fn queue_write(
+        &self,
+        hash: KeyHash,
+        key: Bytes,
+        value: Option<Bytes>,
+        durability: Durability,
+        caller: Caller,
+        permit: Option<Permit>,
+    ) -> Result<()> {
+        self.lifecycle.check_open()?;
         let shard = self.shard(self.router.shard(hash))?;
         let bytes = key.len() + value.as_ref().map_or(0, Bytes::len);
         let action = value.map_or(Action::Delete, Action::Put);
@@ -139,13 +145,15 @@ impl NodeCore {
         self.lifecycle.check_open()?;
         let durability = batch.durability.unwrap_or(self.options.durability);
         let bytes = batch.bytes();
-        let mut parts = self.split(batch);
-        let Some(first) = parts.first_entry() else { return Ok(()) };
-        let first_shard = self.shard(*first.key())?;
-        if parts.len() == 1 {
-            let writes = parts.into_values().next().unwrap_or_default();
+        let parts = BatchParts::new(batch, self.router);
+        let mut shards = parts.shards();
+        let Some(first) = shards.next() else { return Ok(()) };
+        let is_alone = shards.next().is_none();
+        drop(shards);
+        let first_shard = self.shard(first)?;
+        if is_alone {
             let (reply, answer) = oneshot::channel();
-            let work = Work::Batch { writes, reply };
+            let work = Work::Batch { parts, reply };
             self.dispatch(&first_shard, work, bytes, durability, caller, permit).await?;
             return answer.await.unwrap_or_else(|_| Err(outcome_unknown()));
         }
@@ -165,22 +173,6 @@ impl NodeCore {
         lane.send_async(Some(request)).await.map_err(|_| Error::closed())?;
         drop(lane);
         answer.await.unwrap_or_else(|_| Err(outcome_unknown()))
-    }
-
-    /// The writes of each shard. Of several writes of one key the last stays.
-    fn split(&self, batch: WriteBatch) -> BTreeMap<usize, Vec<OwnedWrite>> {
-        let mut last: HashMap<Bytes, usize> = HashMap::with_capacity(batch.writes.len());
-        for (place, (key, _)) in batch.writes.iter().enumerate() {
-            last.insert(key.clone(), place);
-        }
-        let mut parts: BTreeMap<usize, Vec<OwnedWrite>> = BTreeMap::new();
-        for (place, (key, value)) in batch.writes.into_iter().enumerate() {
-            if last.get(&key) == Some(&place) {
-                let hash = self.router.hash(&key);
-                parts.entry(self.router.shard(hash)).or_default().push(OwnedWrite { hash, key, value });
-            }
-        }
-        parts
     }
 
     /// Runs a request's turn on this thread if the shard is idle, and queues it otherwise.

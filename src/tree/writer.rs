@@ -43,6 +43,15 @@ pub struct WriteOp<'a> {
     pub expires_at_ms: Option<u64>,
 }
 
+impl<'a> WriteOp<'a> {
+    /// Sets `key`, or removes it where there is no value. It never expires.
+    #[inline]
+    pub fn new(hash: KeyHash, key: &'a [u8], value: Option<&'a [u8]>) -> Self {
+        let kind = if value.is_some() { ValueKind::Put } else { ValueKind::Delete };
+        Self { hash, key, kind, value: value.unwrap_or_default(), expires_at_ms: None }
+    }
+}
+
 struct Staged {
     hash: KeyHash,
     span: OpSpan,
@@ -69,6 +78,8 @@ pub struct TreeWriter {
     /// The last staged operation of each key hash, filled up to `indexed` when somebody looks.
     index: HashMap<u64, usize>,
     indexed: usize,
+    /// What the active memtable took when that was asked last; `None` after a seal.
+    noted_bytes: Option<usize>,
 }
 
 impl TreeWriter {
@@ -85,6 +96,7 @@ impl TreeWriter {
             turn_view: None,
             index: HashMap::new(),
             indexed: 0,
+            noted_bytes: None,
         }
     }
 
@@ -96,6 +108,14 @@ impl TreeWriter {
     /// The memtable that it writes to.
     pub fn active(&self) -> &Arc<Memtable> {
         self.memtable.memtable()
+    }
+
+    /// Whether the memory that the memtables take has changed since this was asked last: it does when a chunk is
+    /// added, not at every write.
+    #[inline]
+    pub fn memory_has_changed(&mut self) -> bool {
+        let now = Some(self.active().memory_bytes());
+        std::mem::replace(&mut self.noted_bytes, now) != now
     }
 
     /// Begins a frame: one request, or this shard's part of a batch.
@@ -141,11 +161,6 @@ impl TreeWriter {
     /// Whether no frame is staged.
     pub const fn is_empty(&self) -> bool {
         self.group.is_empty()
-    }
-
-    /// Whether so much more fits the active memtable; [`TreeWriter::append`] seals it if not.
-    pub fn has_room(&self, ops: usize, bytes: usize) -> bool {
-        self.memtable.has_room(ops, bytes)
     }
 
     /// The newest version of a key in memory: what this turn has staged (at [`SeqNo::MAX`]), else what the
@@ -222,6 +237,7 @@ impl TreeWriter {
         let options = next_memtable(self.tree.options.memtable_bytes, Some(self.active()), self.staged.len());
         let (writer, active) = memtable(options);
         let sealed = std::mem::replace(&mut self.memtable, writer);
+        self.noted_bytes = None;
         let sealed = Arc::new(SealedMemtable { memtable: Arc::clone(sealed.memtable()), next_segment });
         tracing::debug!(
             shard = self.tree.shard().get(),
