@@ -5,7 +5,10 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::block_builder::{LAYOUT_WIDE, TAIL_BYTES, first_slot};
+use super::{
+    block_builder::{HEAD_BYTES, LAYOUT_WIDE, first_slot},
+    cache::CachedBlock,
+};
 use crate::{
     codec::{entry_meta::read_entry_meta, varint::ByteReader},
     entry::ValueKind,
@@ -21,18 +24,32 @@ const PIN_RATIO: usize = 4;
 
 const ENDS_EARLY: Damage = "a block that ends early";
 
-/// One data block's content. Small, so that a cached block's struct fits a cache line.
+/// A block that whoever holds it keeps in memory.
 #[derive(Clone, Debug)]
-pub(super) struct Block {
-    bytes: Bytes,
+pub(super) enum Block {
+    /// From the cache, or on its way there.
+    Cached(CachedBlock),
+    /// Read past the cache.
+    Read { shape: Shape, content: Bytes },
+}
+
+/// Where the parts of a block's content lie.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
     entries: u32,
-    restarts_at: u32,
-    slots_at: u32,
     slots: u32,
-    prefix_at: u32,
+    restarts_at: u32,
+    entries_at: u32,
     prefix_len: u16,
     restart_interval: u8,
     wide: bool,
+}
+
+/// A block's content, for reading.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BlockView<'a> {
+    shape: &'a Shape,
+    content: &'a [u8],
 }
 
 /// One entry as it stands in a block.
@@ -44,14 +61,14 @@ pub(super) struct RawEntry<'a> {
     pub(super) kind: ValueKind,
     pub(super) expires_at_ms: Option<u64>,
     pub(super) value: &'a [u8],
-    /// Where the entry begins.
+    /// Where the entry begins, from the first one on.
     pub(super) offset: usize,
     /// Where the next one begins.
     pub(super) end: usize,
 }
 
 /// What a block says about a key.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum BlockLookup<'a> {
     /// The newest version that the read may see.
     Found(RawEntry<'a>),
@@ -68,13 +85,12 @@ pub(super) struct EntryPlace {
     pub(super) offset: usize,
 }
 
-impl Block {
-    /// Reads the block's tail.
-    pub(super) fn parse(bytes: Bytes) -> Result<Self, Damage> {
-        let (rest, tail) = bytes.split_last_chunk::<TAIL_BYTES>().ok_or(ENDS_EARLY)?;
-        let mut tail = ByteReader::new(tail);
+impl Shape {
+    /// Reads the head of a block's content.
+    pub(super) fn parse(content: &[u8]) -> Result<Self, Damage> {
+        let mut head = ByteReader::new(content);
         let (Some(entries), Some(slots), Some(prefix_len), Some(restart_interval), Some(layout)) =
-            (tail.u32(), tail.u32(), tail.u16(), tail.byte(), tail.byte())
+            (head.u32(), head.u32(), head.u16(), head.byte(), head.byte())
         else {
             return Err(ENDS_EARLY);
         };
@@ -87,48 +103,72 @@ impl Block {
         let wide = layout & LAYOUT_WIDE != 0;
         let width = if wide { 4 } else { 2 };
         let restarts = entries.div_ceil(u32::from(restart_interval));
-        let end = u32::try_from(rest.len()).map_err(|_| "a block of 4 GiB")?;
-        let before = |end: u32, count: u32, width: u32| {
-            count.checked_mul(width).and_then(|bytes| end.checked_sub(bytes)).ok_or(ENDS_EARLY)
-        };
-        let prefix_at = before(end, u32::from(prefix_len), 1)?;
-        let slots_at = before(prefix_at, slots, width)?;
-        let restarts_at = before(slots_at, restarts, width)?;
-        Ok(Self {
-            bytes,
-            entries,
-            restarts_at,
-            slots_at,
-            slots,
-            prefix_at,
-            prefix_len,
-            restart_interval,
-            wide,
-        })
+        let behind = |at: u32, count: u32| at.checked_add(count.checked_mul(width)?);
+        let restarts_at = behind(HEAD_BYTES + u32::from(prefix_len), slots);
+        let entries_at = restarts_at.and_then(|at| behind(at, restarts));
+        match (restarts_at, entries_at) {
+            (Some(restarts_at), Some(entries_at)) if u64::from(entries_at) <= content.len() as u64 => {
+                Ok(Self { entries, slots, restarts_at, entries_at, prefix_len, restart_interval, wide })
+            }
+            _ => Err(ENDS_EARLY),
+        }
+    }
+}
+
+impl Block {
+    /// A block that was read past the cache.
+    pub(super) fn read(content: Bytes) -> Result<Self, Damage> {
+        Ok(Self::Read { shape: Shape::parse(&content)?, content })
+    }
+
+    /// Its content.
+    #[inline]
+    pub(super) fn view(&self) -> BlockView<'_> {
+        match self {
+            Self::Cached(cached) => cached.view(),
+            Self::Read { shape, content } => BlockView::new(shape, content),
+        }
+    }
+
+    /// A value of this block that outlives it.
+    pub(super) fn share_value(&self, value: &[u8]) -> Bytes {
+        match self {
+            Self::Cached(cached) => cached.share_value(value),
+            Self::Read { content, .. } if pins(value, content) => content.slice_ref(value),
+            Self::Read { .. } => Bytes::copy_from_slice(value),
+        }
+    }
+}
+
+/// Whether a value is so large a part of its block that it is shared with it, and not copied.
+pub(super) const fn pins(value: &[u8], content: &[u8]) -> bool {
+    value.len() >= content.len() / PIN_RATIO
+}
+
+impl<'a> BlockView<'a> {
+    /// The content that has this shape.
+    #[inline]
+    pub(super) const fn new(shape: &'a Shape, content: &'a [u8]) -> Self {
+        Self { shape, content }
     }
 
     /// How many entries it has; at least one.
-    pub(super) const fn entries(&self) -> usize {
-        self.entries as usize
-    }
-
-    /// The content's length.
-    pub(super) const fn len(&self) -> usize {
-        self.bytes.len()
+    pub(super) const fn entries(self) -> usize {
+        self.shape.entries as usize
     }
 
     /// What every key of the block begins with.
     #[inline]
-    pub(super) fn prefix(&self) -> &[u8] {
-        let at = self.prefix_at as usize;
-        self.bytes.get(at..at + usize::from(self.prefix_len)).unwrap_or_default()
+    pub(super) fn prefix(self) -> &'a [u8] {
+        let at = HEAD_BYTES as usize;
+        self.content.get(at..at + usize::from(self.shape.prefix_len)).unwrap_or_default()
     }
 
     /// The entry that begins at `offset`.
     #[inline]
-    pub(super) fn entry_at(&self, offset: usize) -> Result<RawEntry<'_>, Damage> {
-        let entries_end = self.restarts_at as usize;
-        let mut reader = ByteReader::new(self.bytes.get(offset..entries_end).ok_or(ENDS_EARLY)?);
+    pub(super) fn entry_at(self, offset: usize) -> Result<RawEntry<'a>, Damage> {
+        let entries = self.entry_bytes();
+        let mut reader = ByteReader::new(entries.get(offset..).ok_or(ENDS_EARLY)?);
         let (Some(suffix_len), Some(value_len)) = (reader.varint_usize(), reader.varint_usize()) else {
             return Err(ENDS_EARLY);
         };
@@ -136,13 +176,13 @@ impl Block {
         let seqno = SeqNo(reader.varint().ok_or(ENDS_EARLY)?);
         let suffix = reader.bytes(suffix_len).ok_or(ENDS_EARLY)?;
         let value = reader.bytes(value_len).ok_or(ENDS_EARLY)?;
-        let end = entries_end - reader.rest().len();
+        let end = entries.len() - reader.rest().len();
         Ok(RawEntry { suffix, seqno, kind, expires_at_ms, value, offset, end })
     }
 
     /// Where the entry with this number, which exists, begins.
-    pub(super) fn place(&self, number: usize) -> Result<EntryPlace, Damage> {
-        let interval = usize::from(self.restart_interval);
+    pub(super) fn place(self, number: usize) -> Result<EntryPlace, Damage> {
+        let interval = usize::from(self.shape.restart_interval);
         let mut offset = self.restart(number / interval)?;
         for _ in 0..number % interval {
             offset = self.entry_at(offset)?.end;
@@ -152,14 +192,14 @@ impl Block {
 
     /// The newest version of `key` with a sequence number up to `at`.
     #[inline]
-    pub(super) fn lookup(&self, hash: KeyHash, key: &[u8], at: SeqNo) -> Result<BlockLookup<'_>, Damage> {
+    pub(super) fn lookup(self, hash: KeyHash, key: &[u8], at: SeqNo) -> Result<BlockLookup<'a>, Damage> {
         let Some(mut raw) = self.first_of(hash, key)? else { return Ok(BlockLookup::Absent) };
         let suffix = raw.suffix;
         loop {
             if raw.seqno <= at {
                 return Ok(BlockLookup::Found(raw));
             }
-            if raw.end == self.restarts_at as usize {
+            if raw.end == self.entry_bytes().len() {
                 return Ok(BlockLookup::RunsOn);
             }
             raw = self.entry_at(raw.end)?;
@@ -171,12 +211,13 @@ impl Block {
 
     /// The first entry of `key`, by its hash slot.
     #[inline]
-    pub(super) fn first_of(&self, hash: KeyHash, key: &[u8]) -> Result<Option<RawEntry<'_>>, Damage> {
+    pub(super) fn first_of(self, hash: KeyHash, key: &[u8]) -> Result<Option<RawEntry<'a>>, Damage> {
         let Some(suffix) = key.strip_prefix(self.prefix()) else { return Ok(None) };
-        let slots = self.slots as usize;
+        let slots = self.shape.slots as usize;
+        let slots_at = HEAD_BYTES as usize + usize::from(self.shape.prefix_len);
         let mut slot = first_slot(hash, slots);
         for _ in 0..slots {
-            let found = self.number_at(self.slots_at as usize, slot).ok_or(ENDS_EARLY)?;
+            let found = self.number_at(slots_at, slot).ok_or(ENDS_EARLY)?;
             let Some(offset) = found.checked_sub(1) else { return Ok(None) };
             let raw = self.entry_at(offset)?;
             if raw.suffix == suffix {
@@ -191,13 +232,13 @@ impl Block {
     }
 
     /// The first entry whose key is at or behind `key`, if there is one.
-    pub(super) fn lower_bound(&self, key: &[u8]) -> Result<Option<EntryPlace>, Damage> {
+    pub(super) fn lower_bound(self, key: &[u8]) -> Result<Option<EntryPlace>, Damage> {
         let prefix = self.prefix();
         let Some(suffix) = key.strip_prefix(prefix) else {
             return if key < prefix { self.place(0).map(Some) } else { Ok(None) };
         };
         // The last restart point before the key, or the first one.
-        let interval = usize::from(self.restart_interval);
+        let interval = usize::from(self.shape.restart_interval);
         let (mut low, mut high) = (0, self.entries().div_ceil(interval));
         while high - low > 1 {
             let middle = low.midpoint(high);
@@ -218,38 +259,36 @@ impl Block {
         Ok(None)
     }
 
-    /// A value of this block that outlives it.
-    pub(super) fn share_value(&self, value: &[u8]) -> Bytes {
-        if value.len() < self.bytes.len() / PIN_RATIO {
-            Bytes::copy_from_slice(value)
-        } else {
-            self.bytes.slice_ref(value)
-        }
-    }
-
-    /// Where an entry's value lies, for [`Block::value`].
+    /// Where an entry's value lies, for [`BlockView::value`].
     pub(super) const fn value_range(raw: &RawEntry<'_>) -> Range<usize> {
         raw.end - raw.value.len()..raw.end
     }
 
-    /// The bytes at a [range](Block::value_range) of this block.
-    pub(super) fn value(&self, range: Range<usize>) -> &[u8] {
-        self.bytes.get(range).unwrap_or_default()
+    /// The bytes at a [range](BlockView::value_range) of this block.
+    #[inline]
+    pub(super) fn value(self, range: Range<usize>) -> &'a [u8] {
+        self.entry_bytes().get(range).unwrap_or_default()
+    }
+
+    /// All entries, one after the other.
+    #[inline]
+    fn entry_bytes(self) -> &'a [u8] {
+        self.content.get(self.shape.entries_at as usize..).unwrap_or_default()
     }
 
     /// The offset of a restart point.
-    fn restart(&self, number: usize) -> Result<usize, Damage> {
-        self.number_at(self.restarts_at as usize, number).ok_or(ENDS_EARLY)
+    fn restart(self, number: usize) -> Result<usize, Damage> {
+        self.number_at(self.shape.restarts_at as usize, number).ok_or(ENDS_EARLY)
     }
 
     /// The number with this index in an array of the block.
     #[inline]
-    fn number_at(&self, array: usize, index: usize) -> Option<usize> {
-        if self.wide {
-            let bytes = self.bytes.get(array + index * 4..)?.first_chunk()?;
+    fn number_at(self, array: usize, index: usize) -> Option<usize> {
+        if self.shape.wide {
+            let bytes = self.content.get(array + index * 4..)?.first_chunk()?;
             usize::try_from(u32::from_le_bytes(*bytes)).ok()
         } else {
-            let bytes = self.bytes.get(array + index * 2..)?.first_chunk()?;
+            let bytes = self.content.get(array + index * 2..)?.first_chunk()?;
             Some(usize::from(u16::from_le_bytes(*bytes)))
         }
     }

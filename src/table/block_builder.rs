@@ -1,17 +1,18 @@
 //! Writes data blocks. A block's content, before it is compressed and gets its trailer (`stored_block`):
 //!
 //! ```text
-//! entries      one after the other, in storage order (below)
-//! restarts     where every r-th entry begins, from the first on; offsets
-//! hash slots   half as many again as distinct keys, and one: 0, or 1 + the offset of a key's first entry
-//! prefix       what all keys of the block begin with
-//! tail         12 bytes:
+//! head         12 bytes:
 //!   0  4  number of entries
 //!   4  4  number of hash slots
 //!   8  2  length of the prefix
 //!  10  1  r, the restart interval
 //!  11  1  layout: bit 0: offsets and hash slots are u32; otherwise u16
+//! prefix       what all keys of the block begin with
+//! hash slots   half as many again as distinct keys, and one: 0, or 1 + the offset of a key's first entry
+//! restarts     where every r-th entry begins, from the first on; offsets
+//! entries      one after the other, in storage order (below); offsets count from the first one
 //! ```
+//! What a point read needs before it comes to its entry stands together at the front.
 //! ```text
 //! entry:
 //!   suffix_len  varint   how many bytes of the key follow; the prefix comes before them
@@ -36,8 +37,8 @@ use crate::{
     key::KeyHash,
 };
 
-/// The length of the tail in bytes.
-pub(super) const TAIL_BYTES: usize = 12;
+/// The length of the head in bytes.
+pub(super) const HEAD_BYTES: u32 = 12;
 pub(super) const LAYOUT_WIDE: u8 = 1;
 /// The largest length of the entries whose offsets, plus one, fit 16 bits.
 const MAX_NARROW_BYTES: usize = 0xFFFE;
@@ -61,6 +62,7 @@ pub(super) struct BlockBuilder {
     /// What the metadata and lengths of the entries take.
     header_bytes: usize,
     prefix_len: usize,
+    entry_bytes: Vec<u8>,
     content: Vec<u8>,
     restarts: Vec<usize>,
     slots: Vec<usize>,
@@ -87,6 +89,7 @@ impl BlockBuilder {
             keys: 0,
             header_bytes: 0,
             prefix_len: 0,
+            entry_bytes: vec![],
             content: vec![],
             restarts: vec![],
             slots: vec![],
@@ -139,44 +142,51 @@ impl BlockBuilder {
 
     /// The finished content. Call [`BlockBuilder::clear`] before the next block.
     pub(super) fn finish(&mut self) -> &[u8] {
-        self.content.clear();
+        self.entry_bytes.clear();
         self.restarts.clear();
         self.slots.clear();
         self.slots.resize(slots_for(self.keys), 0);
         for (number, entry) in self.entries.iter().enumerate() {
-            let offset = self.content.len();
+            let offset = self.entry_bytes.len();
             if number.is_multiple_of(usize::from(self.restart_interval)) {
                 self.restarts.push(offset);
             }
             if entry.first_of_key {
                 put_slot(&mut self.slots, entry.hash, offset + 1);
             }
-            put_entry(&mut self.content, entry, &self.staged, self.prefix_len);
+            put_entry(&mut self.entry_bytes, entry, &self.staged, self.prefix_len);
         }
-        let wide = self.content.len() > MAX_NARROW_BYTES;
-        for number in self.restarts.iter().chain(&self.slots) {
+        self.put_content();
+        &self.content
+    }
+
+    fn put_content(&mut self) {
+        let wide = self.entry_bytes.len() > MAX_NARROW_BYTES;
+        let prefix = self.staged.get(..self.prefix_len).unwrap_or_default();
+        let prefix_len = u16::try_from(prefix.len()).expect("bounded when the first entry was added");
+        let out = &mut self.content;
+        out.clear();
+        out.extend_from_slice(&wide_number(self.entries.len()).to_le_bytes());
+        out.extend_from_slice(&wide_number(self.slots.len()).to_le_bytes());
+        out.extend_from_slice(&prefix_len.to_le_bytes());
+        out.extend_from_slice(&[self.restart_interval, if wide { LAYOUT_WIDE } else { 0 }]);
+        out.extend_from_slice(prefix);
+        for number in self.slots.iter().chain(&self.restarts) {
             if wide {
-                self.content.extend_from_slice(&wide_number(*number).to_le_bytes());
+                out.extend_from_slice(&wide_number(*number).to_le_bytes());
             } else {
                 let number = u16::try_from(*number).expect("the entries take less than 64 KiB");
-                self.content.extend_from_slice(&number.to_le_bytes());
+                out.extend_from_slice(&number.to_le_bytes());
             }
         }
-        let prefix = self.entries.first().and_then(|first| self.staged.get(first.key.clone()));
-        let prefix = prefix.and_then(|key| key.get(..self.prefix_len)).unwrap_or_default();
-        self.content.extend_from_slice(prefix);
-        let prefix_len = u16::try_from(prefix.len()).expect("bounded when the first entry was added");
-        self.content.extend_from_slice(&wide_number(self.entries.len()).to_le_bytes());
-        self.content.extend_from_slice(&wide_number(self.slots.len()).to_le_bytes());
-        self.content.extend_from_slice(&prefix_len.to_le_bytes());
-        self.content.extend_from_slice(&[self.restart_interval, if wide { LAYOUT_WIDE } else { 0 }]);
-        &self.content
+        out.extend_from_slice(&self.entry_bytes);
     }
 
     pub(super) fn clear(&mut self) {
         // A huge entry leaves huge buffers behind; keep only those of the usual size.
         if self.staged.capacity() > super::options::MAX_BLOCK_BYTES * 2 {
             self.staged = vec![];
+            self.entry_bytes = vec![];
             self.content = vec![];
         }
         self.staged.clear();
@@ -197,7 +207,7 @@ impl BlockBuilder {
             + self.header_bytes
             + prefix_len
             + (restarts + slots_for(self.keys)) * 2
-            + TAIL_BYTES)
+            + HEAD_BYTES as usize)
             .saturating_sub(entries * prefix_len)
     }
 }

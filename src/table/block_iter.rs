@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::block::{Block, Damage, EntryPlace};
+use super::block::{Block, BlockView, Damage, EntryPlace};
 use crate::{
     entry::{Entry, ValueKind},
     ids::SeqNo,
@@ -55,9 +55,10 @@ impl BlockIter {
     }
 
     /// Moves one entry on; false, and nothing moved, at the end.
+    #[inline]
     pub(super) fn next(&mut self) -> Result<bool, Damage> {
         let number = self.place.number + 1;
-        if number == self.block.entries() {
+        if number == self.block.view().entries() {
             return Ok(false);
         }
         self.read(EntryPlace { number, offset: self.next_offset }).map(|()| true)
@@ -66,35 +67,42 @@ impl BlockIter {
     /// Moves one entry back; false, and nothing moved, at the start.
     pub(super) fn prev(&mut self) -> Result<bool, Damage> {
         let Some(number) = self.place.number.checked_sub(1) else { return Ok(false) };
-        let place = self.block.place(number)?;
+        let place = self.block.view().place(number)?;
         self.read(place).map(|()| true)
     }
 
+    #[inline]
+    pub(super) fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    #[inline]
     pub(super) fn entry(&self) -> Entry<'_> {
         Entry {
             key: &self.key,
             seqno: self.seqno,
             kind: self.kind,
             expires_at_ms: self.expires_at_ms,
-            value: self.block.value(self.value.clone()),
+            value: self.block.view().value(self.value.clone()),
         }
     }
 
     fn enter(&mut self, place: EntryPlace) -> Result<(), Damage> {
         self.key.clear();
-        self.key.extend_from_slice(self.block.prefix());
+        self.key.extend_from_slice(self.block.view().prefix());
         self.prefix_len = self.key.len();
         self.read(place)
     }
 
+    #[inline]
     fn read(&mut self, place: EntryPlace) -> Result<(), Damage> {
-        let raw = self.block.entry_at(place.offset)?;
+        let raw = self.block.view().entry_at(place.offset)?;
         self.key.truncate(self.prefix_len);
         self.key.extend_from_slice(raw.suffix);
         self.seqno = raw.seqno;
         self.kind = raw.kind;
         self.expires_at_ms = raw.expires_at_ms;
-        self.value = Block::value_range(&raw);
+        self.value = BlockView::value_range(&raw);
         self.next_offset = raw.end;
         self.place = place;
         Ok(())

@@ -50,9 +50,9 @@ fn items(max: usize) -> impl Strategy<Value = Vec<Item>> {
 }
 
 fn check(items: &[Item], bytes: Vec<u8>, probes: &[Vec<u8>]) {
-    let block = Block::parse(Bytes::from(bytes)).unwrap();
-    assert_eq!(block.entries(), items.len());
-    let mut iter = BlockIter::new(block.clone(), block.place(0).unwrap()).unwrap();
+    let block = Block::read(Bytes::from(bytes)).unwrap();
+    assert_eq!(block.view().entries(), items.len());
+    let mut iter = BlockIter::new(block.clone(), block.view().place(0).unwrap()).unwrap();
     for (i, item) in items.iter().enumerate() {
         let entry = iter.entry();
         assert_eq!((entry.key, entry.seqno.0, entry.value), (&item.key[..], item.seqno, &item.value[..]));
@@ -64,14 +64,14 @@ fn check(items: &[Item], bytes: Vec<u8>, probes: &[Vec<u8>]) {
     }
     assert!(!iter.prev().unwrap());
     for key in items.iter().map(|item| &item.key).chain(probes) {
-        let found = block.lower_bound(key).unwrap();
+        let found = block.view().lower_bound(key).unwrap();
         let number = items.partition_point(|item| item.key < *key);
         assert_eq!(found.map(|place| place.number), (number < items.len()).then_some(number));
-        assert_eq!(found, found.map(|place| block.place(place.number).unwrap()));
+        assert_eq!(found, found.map(|place| block.view().place(place.number).unwrap()));
         for at in [0, 7, 25, 100] {
             let expected = items.iter().find(|item| item.key == *key && item.seqno <= at);
             let runs_on = items.last().is_some_and(|last| last.key == *key);
-            match block.lookup(hash(key), key, SeqNo(at)).unwrap() {
+            match block.view().lookup(hash(key), key, SeqNo(at)).unwrap() {
                 BlockLookup::Found(raw) => {
                     let expected = expected.expect("nothing to be found");
                     assert_eq!((raw.seqno.0, raw.value), (expected.seqno, &expected.value[..]));
@@ -96,11 +96,11 @@ proptest! {
 
     #[test]
     fn any_content_is_safe(bytes: Vec<u8>, key in "[ab]{1,4}", number in 0usize..300) {
-        if let Ok(block) = Block::parse(Bytes::from(bytes)) {
-            let _ = block.entry_at(number);
-            let _ = block.place(number % block.entries());
-            let _ = block.lower_bound(key.as_bytes());
-            let _ = block.lookup(hash(key.as_bytes()), key.as_bytes(), SeqNo::MAX);
+        if let Ok(block) = Block::read(Bytes::from(bytes)) {
+            let _ = block.view().entry_at(number);
+            let _ = block.view().place(number % block.view().entries());
+            let _ = block.view().lower_bound(key.as_bytes());
+            let _ = block.view().lookup(hash(key.as_bytes()), key.as_bytes(), SeqNo::MAX);
         }
     }
 
@@ -109,10 +109,10 @@ proptest! {
         let mut bytes = build(&items, 4);
         let at = at.index(bytes.len());
         bytes[at] ^= xor;
-        let Ok(block) = Block::parse(Bytes::from(bytes)) else { return Ok(()) };
+        let Ok(block) = Block::read(Bytes::from(bytes)) else { return Ok(()) };
         for item in &items {
-            let _ = block.lookup(hash(&item.key), &item.key, SeqNo(5));
-            let _ = block.lower_bound(&item.key);
+            let _ = block.view().lookup(hash(&item.key), &item.key, SeqNo(5));
+            let _ = block.view().lower_bound(&item.key);
         }
         if let Ok(mut iter) = BlockIter::new(block, EntryPlace { number: 0, offset: 0 }) {
             while let Ok(true) = iter.next() {}
@@ -131,14 +131,14 @@ fn wide_and_narrow_offsets_find_the_same() {
             value: vec![1; n],
         });
         let bytes = build(&items, 2);
-        assert_eq!(Block::parse(Bytes::from(bytes.clone())).unwrap().wide, wide);
+        assert_eq!(Shape::parse(&bytes).unwrap().wide, wide);
         check(&items, bytes, &[b"bb".to_vec()]);
     }
     let many: Vec<Item> =
         (0..70_000).map(|i| Item { key: format!("{i:08}").into_bytes(), seqno: 9, value: vec![] }).collect();
-    let block = Block::parse(Bytes::from(build(&many, 16))).unwrap();
+    let block = Block::read(Bytes::from(build(&many, 16))).unwrap();
     for item in many.iter().step_by(97).chain(many.last()) {
-        let found = block.lookup(hash(&item.key), &item.key, SeqNo(9)).unwrap();
+        let found = block.view().lookup(hash(&item.key), &item.key, SeqNo(9)).unwrap();
         assert!(matches!(found, BlockLookup::Found(_)));
     }
 }
@@ -170,9 +170,10 @@ fn a_block_takes_as_much_as_it_was_given() {
 #[test]
 fn small_values_are_copied_and_large_ones_shared() {
     let items = [(1, 10), (2, 4000)].map(|(k, n)| Item { key: vec![k], seqno: 1, value: vec![k; n] });
-    let block = Block::parse(Bytes::from(build(&items, 4))).unwrap();
-    let within = |value: &Bytes| block.bytes.as_ptr_range().contains(&value.as_ptr());
-    let value_of = |number| block.entry_at(block.place(number).unwrap().offset).unwrap().value;
+    let block = Block::read(Bytes::from(build(&items, 4))).unwrap();
+    let Block::Read { content, .. } = &block else { unreachable!() };
+    let within = |value: &Bytes| content.as_ptr_range().contains(&value.as_ptr());
+    let value_of = |number| block.view().entry_at(block.view().place(number).unwrap().offset).unwrap().value;
     assert!(!within(&block.share_value(value_of(0))));
     assert!(within(&block.share_value(value_of(1))));
 }

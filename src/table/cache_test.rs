@@ -7,22 +7,22 @@ use crate::{
     entry::{Entry, ValueKind},
     ids::SeqNo,
     key::KeyHash,
-    table::{block::Block, block_builder::BlockBuilder},
+    table::block_builder::BlockBuilder,
 };
 
-fn block(cache: &BlockCache, value_bytes: usize) -> Block {
+fn content(value_bytes: usize) -> Vec<u8> {
     let mut builder = BlockBuilder::new(8);
     let value = vec![7; value_bytes];
     let entry =
         Entry { key: b"k", seqno: SeqNo(1), kind: ValueKind::Put, expires_at_ms: None, value: &value };
     builder.add(KeyHash::of(b"k", 0), &entry, true);
-    Block::parse(cache.share(builder.finish().to_vec())).unwrap()
+    builder.finish().to_vec()
 }
 
 fn read(slots: &Arc<BlockSlots>, number: usize) -> bool {
-    let hit = slots.get(number).is_some();
+    let hit = slots.get(number).view().is_some();
     if !hit {
-        slots.insert(number, &block(slots.cache(), 4000));
+        slots.admit(number, content(4000)).unwrap();
     }
     hit
 }
@@ -54,7 +54,7 @@ fn what_is_read_often_outlives_a_scan() {
     for number in 1000..50_000 {
         read(&slots, number);
     }
-    let kept = (0..100).filter(|number| slots.get(*number).is_some()).count();
+    let kept = (0..100).filter(|number| slots.get(*number).view().is_some()).count();
     assert!(kept > 90, "{kept} of 100 hot blocks");
 }
 
@@ -82,12 +82,12 @@ fn a_block_in_use_is_counted_as_pinned_when_it_has_left() {
     let cache = Arc::new(BlockCache::new(1 << 20));
     let slots = BlockSlots::new(&cache, 2000);
     read(&slots, 0);
-    let content = slots.peek(0).unwrap().block.clone();
+    let content = slots.peek(0).unwrap();
     for number in 1..2000 {
         read(&slots, number);
     }
     assert!(slots.peek(0).is_none());
-    assert_eq!(cache.stats().pinned_bytes, content.len() as u64);
+    assert_eq!(cache.stats().pinned_bytes, content.len());
     drop(content);
     assert_eq!(cache.stats().pinned_bytes, 0);
 }
@@ -97,8 +97,8 @@ fn large_blocks_bypass_and_no_capacity_caches_nothing() {
     for (capacity, value) in [(4 << 20, 300 << 10), (0, 1)] {
         let cache = Arc::new(BlockCache::new(capacity));
         let slots = BlockSlots::new(&cache, 1);
-        slots.insert(0, &block(&cache, value));
-        assert!(slots.get(0).is_none());
+        slots.admit(0, content(value)).unwrap();
+        assert!(slots.get(0).view().is_none());
     }
 }
 
@@ -130,8 +130,8 @@ proptest! {
         for (table, number, bytes) in steps {
             if bytes < 100 {
                 tables[table] = BlockSlots::new(&cache, 300);
-            } else if tables[table].get(number).is_none() {
-                tables[table].insert(number, &block(&cache, bytes));
+            } else if tables[table].get(number).view().is_none() {
+                tables[table].admit(number, content(bytes)).unwrap();
             }
             let stats = cache.stats();
             prop_assert!(stats.bytes <= cache.capacity_bytes() && stats.pinned_bytes == 0, "{stats:?}");

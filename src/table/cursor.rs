@@ -68,8 +68,8 @@ impl TableCursor {
         };
         let block = self.fetch(loaded, number, direction)?;
         let entry = match direction {
-            Direction::Forward => block.place(0),
-            Direction::Backward => block.place(block.entries() - 1),
+            Direction::Forward => block.view().place(0),
+            Direction::Backward => block.view().place(block.view().entries() - 1),
         };
         let entry = entry.map_err(|damage| self.table.damaged_block(loaded, number, damage))?;
         self.stand(loaded, number, block, entry)
@@ -94,6 +94,7 @@ impl TableCursor {
     }
 
     /// Moves inside the block by `step`; the result is `step`'s.
+    #[inline]
     fn step(&mut self, step: fn(&mut BlockIter) -> Result<bool, Damage>) -> Result<bool> {
         let Some(iter) = &mut self.iter else { return Ok(false) };
         match step(iter) {
@@ -120,8 +121,10 @@ impl TableCursor {
             (None, Direction::Backward) => index.blocks().saturating_sub(1),
         };
         let block = self.fetch(loaded, number, direction)?;
-        let entry =
-            block.lower_bound(key).map_err(|damage| self.table.damaged_block(loaded, number, damage))?;
+        let entry = block
+            .view()
+            .lower_bound(key)
+            .map_err(|damage| self.table.damaged_block(loaded, number, damage))?;
         Ok(Some((number, block, entry)))
     }
 }
@@ -156,14 +159,15 @@ impl Cursor for TableCursor {
         let Some((number, block, entry)) = self.locate(loaded, key, Direction::Backward)? else {
             return Ok(());
         };
-        let Some(before) = entry.map_or(block.entries(), |entry| entry.number).checked_sub(1) else {
+        let Some(before) = entry.map_or(block.view().entries(), |entry| entry.number).checked_sub(1) else {
             return self.enter(number.checked_sub(1), Direction::Backward);
         };
         let before =
-            block.place(before).map_err(|damage| self.table.damaged_block(loaded, number, damage))?;
+            block.view().place(before).map_err(|damage| self.table.damaged_block(loaded, number, damage))?;
         self.stand(loaded, number, block, before)
     }
 
+    #[inline]
     fn next(&mut self) -> Result<()> {
         if !self.stands || self.step(BlockIter::next)? {
             return Ok(());
@@ -180,8 +184,14 @@ impl Cursor for TableCursor {
         self.enter(self.block.checked_sub(1), Direction::Backward)
     }
 
+    #[inline]
     fn entry(&self) -> Option<Entry<'_>> {
         self.iter.as_ref().filter(|_| self.stands).map(BlockIter::entry)
+    }
+
+    #[inline]
+    fn key(&self) -> Option<&[u8]> {
+        self.iter.as_ref().filter(|_| self.stands).map(BlockIter::key)
     }
 }
 
@@ -218,7 +228,7 @@ impl ChunkReader {
         };
         let checked = check_stored_block(&stored, table.id().checksum_seed(offset));
         let block = checked.and_then(|checked| {
-            let block = Block::parse(checked.content_in(stored)?)?;
+            let block = Block::read(checked.content_in(stored)?)?;
             Ok((block, checked.checksum()))
         });
         block.map_err(|damage| table.damaged_block(loaded, number, damage))

@@ -7,10 +7,11 @@ use std::{
 };
 
 use arc_swap::Guard;
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::{
-    block::{Block, BlockLookup, Damage, RawEntry},
+    block::{Block, BlockLookup, Damage},
     cache::{BlockCache, BlockSlots},
     file_cache::FileCache,
     footer::FOOTER_BYTES,
@@ -112,20 +113,17 @@ impl Table {
                 break;
             }
             let cached = loaded.slots.get(number);
-            let read;
-            let block = if let Some(cached) = &*cached {
-                &cached.block
+            let damaged = |damage| self.damaged_block(loaded, number, damage);
+            let found = if let Some(view) = cached.view() {
+                answer(view.lookup(hash, key, at).map_err(damaged)?, |value| cached.share_value(value))
             } else {
                 let Some(block) = self.read_block(loaded, number, mode)? else {
                     return Ok(Lookup::WouldBlock);
                 };
-                read = block;
-                &read
+                answer(block.view().lookup(hash, key, at).map_err(damaged)?, |value| block.share_value(value))
             };
-            match block.lookup(hash, key, at).map_err(|damage| self.damaged_block(loaded, number, damage))? {
-                BlockLookup::Found(raw) => return Ok(Lookup::Found(owned(block, &raw))),
-                BlockLookup::Absent => break,
-                BlockLookup::RunsOn => {}
+            if let Some(found) = found {
+                return Ok(found);
             }
         }
         Ok(Lookup::Missing)
@@ -168,8 +166,8 @@ impl Table {
 
     /// A block, from the cache or through it.
     pub(super) fn cached_block(&self, loaded: &Loaded, number: usize) -> Result<Block> {
-        if let Some(cached) = &*loaded.slots.get(number) {
-            return Ok(cached.block.clone());
+        if let Some(cached) = loaded.slots.get(number).to_block() {
+            return Ok(Block::Cached(cached));
         }
         let block = self.read_block(loaded, number, ReadMode::Blocking)?;
         block.ok_or_else(|| Error::internal("a read that may wait has not waited"))
@@ -205,10 +203,8 @@ impl Table {
         let content = check_stored_block(&stored, self.id.checksum_seed(offset))
             .and_then(|checked| checked.content_of(stored))
             .map_err(|damage| self.damaged_block(loaded, number, damage))?;
-        let block = Block::parse(loaded.slots.cache().share(content))
-            .map_err(|damage| self.damaged_block(loaded, number, damage))?;
-        loaded.slots.insert(number, &block);
-        Ok(Some(block))
+        let block = loaded.slots.admit(number, content);
+        block.map(Some).map_err(|damage| self.damaged_block(loaded, number, damage))
     }
 
     fn read_range_nowait(&self, offset: u64, len: u64) -> Result<Option<Vec<u8>>> {
@@ -233,11 +229,17 @@ impl Drop for Table {
     }
 }
 
-fn owned(block: &Block, raw: &RawEntry<'_>) -> OwnedEntry {
-    OwnedEntry {
-        seqno: raw.seqno,
-        kind: raw.kind,
-        expires_at_ms: raw.expires_at_ms,
-        value: block.share_value(raw.value),
+/// What a block's lookup means for the table's; `None`: it goes on in the next block.
+#[inline]
+fn answer(found: BlockLookup<'_>, share: impl FnOnce(&[u8]) -> Bytes) -> Option<Lookup> {
+    match found {
+        BlockLookup::Found(raw) => Some(Lookup::Found(OwnedEntry {
+            seqno: raw.seqno,
+            kind: raw.kind,
+            expires_at_ms: raw.expires_at_ms,
+            value: share(raw.value),
+        })),
+        BlockLookup::Absent => Some(Lookup::Missing),
+        BlockLookup::RunsOn => None,
     }
 }

@@ -55,7 +55,7 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn block(&mut self, number: usize, block: Block) -> Result<(), Damage> {
-        let first = block.place(0)?;
+        let first = block.view().place(0)?;
         let mut iter = BlockIter::new(block, first)?;
         loop {
             let entry = iter.entry();
@@ -100,7 +100,7 @@ impl Check<'_> {
         if self.loaded.metadata.filter.as_ref().is_some_and(|filter| !filter.may_contain(hash)) {
             return Err("a key that the filter denies");
         }
-        let found = iter.block().first_of(hash, entry.key)?;
+        let found = iter.block().view().first_of(hash, entry.key)?;
         if found.is_none_or(|found| found.offset != iter.place().offset) {
             return Err("a key that its hash slot does not lead to");
         }

@@ -2,12 +2,13 @@
 //! pointer load, without a lock or a shared map. The cache only decides what leaves.
 //!
 //! ```text
-//!   Table ──► BlockSlots ──[ slot of each block ]──► CachedBlock (content, heat)
+//!   Table ──► BlockSlots ──[ slot of each block ]──► CachedBlock (head, content)
 //!                 ▲ weak                 ▲ filled and emptied under the lock of the block's cache shard
 //!   BlockCache ──► CacheShard ──► queues of (slots, block)      (`queues`: S3-FIFO)
 //! ```
 //! Eviction empties a slot first; the block is freed when the last reader that still uses it lets go.
 
+mod cached_block;
 mod queues;
 mod slots;
 
@@ -17,6 +18,8 @@ use std::sync::{
 };
 
 use bytes::Bytes;
+pub(super) use cached_block::CachedBlock;
+use cached_block::LiveBytes;
 use parking_lot::Mutex;
 use queues::Queues;
 pub(super) use slots::BlockSlots;
@@ -111,10 +114,9 @@ impl BlockCache {
     }
 
     /// A block's content as shared bytes, counted as long as anybody holds a part of it.
-    pub(super) fn share(&self, content: Vec<u8>) -> Bytes {
-        let live = Arc::clone(&self.live_bytes);
-        live.fetch_add(content.len() as u64, Ordering::Relaxed);
-        Bytes::from_owner(LiveBytes { content, live })
+    fn share(&self, content: Vec<u8>) -> Bytes {
+        let live = LiveBytes::count(content.len(), &self.live_bytes);
+        Bytes::from_owner(Uncached { content, _live: live })
     }
 
     /// What blocks may take in one shard.
@@ -133,21 +135,15 @@ impl BlockCache {
     }
 }
 
-/// Owns a block's content and counts it while it lives.
-struct LiveBytes {
+/// Owns the content of a block that is not cached.
+struct Uncached {
     content: Vec<u8>,
-    live: Arc<AtomicU64>,
+    _live: LiveBytes,
 }
 
-impl AsRef<[u8]> for LiveBytes {
+impl AsRef<[u8]> for Uncached {
     fn as_ref(&self) -> &[u8] {
         &self.content
-    }
-}
-
-impl Drop for LiveBytes {
-    fn drop(&mut self) {
-        self.live.fetch_sub(self.content.len() as u64, Ordering::Relaxed);
     }
 }
 

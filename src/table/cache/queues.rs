@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use super::slots::{BlockSlots, CachedBlock};
+use super::{cached_block::CachedBlock, slots::BlockSlots};
 
 /// The small queue's part of the capacity.
 const SMALL_PART: u64 = 10;
@@ -25,7 +25,7 @@ pub(super) struct Resident {
 #[derive(Debug, Default)]
 pub(super) struct Evicted {
     tables: Vec<Arc<BlockSlots>>,
-    blocks: Vec<Arc<CachedBlock>>,
+    blocks: Vec<CachedBlock>,
 }
 
 /// The queues of one cache shard.
@@ -58,7 +58,7 @@ impl Queues {
 
     /// Enters a block that is about to be put into its slot.
     pub(super) fn push(&mut self, resident: Resident, cached: &CachedBlock) {
-        self.content_bytes += cached.block.len() as u64;
+        self.content_bytes += cached.len();
         if self.ghost_names.remove(&resident.name) {
             cached.set_in_main();
             self.main_bytes += cached.charge();
@@ -128,7 +128,7 @@ impl Queues {
         &mut self,
         resident: &Resident,
         evicted: &mut Evicted,
-    ) -> Option<(Arc<BlockSlots>, Arc<CachedBlock>)> {
+    ) -> Option<(Arc<BlockSlots>, CachedBlock)> {
         let occupant = resident.slots.upgrade().and_then(|table| {
             evicted.tables.push(Arc::clone(&table));
             let cached = table.peek(resident.block)?;
@@ -140,20 +140,14 @@ impl Queues {
         occupant
     }
 
-    fn empty(
-        &mut self,
-        resident: &Resident,
-        table: &BlockSlots,
-        cached: Arc<CachedBlock>,
-        evicted: &mut Evicted,
-    ) {
+    fn empty(&mut self, resident: &Resident, table: &BlockSlots, cached: CachedBlock, evicted: &mut Evicted) {
         self.uncount(&cached);
         table.store(resident.block, None);
         evicted.blocks.push(cached);
     }
 
     fn uncount(&mut self, cached: &CachedBlock) {
-        self.content_bytes -= cached.block.len() as u64;
+        self.content_bytes -= cached.len();
         if cached.in_main() {
             self.main_bytes -= cached.charge();
         } else {
