@@ -99,4 +99,10 @@ pub trait Cursor {
 
     /// The entry it stands on; `None` when it stands nowhere.
     fn entry(&self) -> Option<Entry<'_>>;
+
+    /// The key of that entry; for those who compare keys only, and often.
+    #[inline]
+    fn key(&self) -> Option<&[u8]> {
+        self.entry().map(|entry| entry.key)
+    }
 }

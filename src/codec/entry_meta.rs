@@ -30,6 +30,13 @@ pub fn put_entry_meta(out: &mut Vec<u8>, kind: ValueKind, expires_at_ms: Option<
 /// What is wrong, as a phrase for a corruption error.
 #[inline]
 pub fn read_entry_meta(reader: &mut ByteReader<'_>) -> Result<(ValueKind, Option<u64>), &'static str> {
+    // Nearly all entries have no flags.
+    if let Some(&[kind, 0, 0]) = reader.rest().first_chunk()
+        && let Some(kind) = ValueKind::from_byte(kind)
+    {
+        reader.bytes(3);
+        return Ok((kind, None));
+    }
     let kind = reader.byte().ok_or("an entry that ends early")?;
     let kind = ValueKind::from_byte(kind).ok_or("an entry kind that this version does not know")?;
     let flags = reader.varint().ok_or("an entry that ends early")?;

@@ -102,6 +102,7 @@ impl Cursor for MemtableCursor {
         Ok(())
     }
 
+    #[inline]
     fn next(&mut self) -> Result<()> {
         if let Some(part) = self.current.and_then(|run| self.runs.get_mut(run)) {
             part.cut += 1;
@@ -117,7 +118,13 @@ impl Cursor for MemtableCursor {
         Ok(())
     }
 
+    #[inline]
     fn entry(&self) -> Option<Entry<'_>> {
         Some(self.runs.get(self.current?)?.behind()?.record.entry())
+    }
+
+    #[inline]
+    fn key(&self) -> Option<&[u8]> {
+        Some(self.runs.get(self.current?)?.behind()?.record.key())
     }
 }

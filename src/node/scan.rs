@@ -1,8 +1,7 @@
 //! Scans: one ordered sequence over all shards, merged from a scan of each shard's tree.
 
 use std::{
-    cmp::Ordering,
-    collections::{BinaryHeap, VecDeque},
+    collections::VecDeque,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -17,7 +16,7 @@ use crate::{
     error::{Error, Result},
     ids::SeqNo,
     key::KeyRange,
-    tree::TreeScan,
+    tree::{LoserTree, PairBatch, TreeScan},
 };
 
 /// What a scan returns: a key and its value.
@@ -41,41 +40,56 @@ impl ScanPlan {
     }
 }
 
+/// The least that is fetched from a shard at once, and the most.
+const MIN_BATCH: usize = 4;
+const MAX_BATCH: usize = 256;
+/// What is fetched from each shard first, where no limit says how much will be wanted.
+const FIRST_BATCH: usize = 16;
+
 /// A running scan over all shards; each step may wait for the disk.
 pub(super) struct ShardsScan {
-    scans: Vec<TreeScan>,
-    heads: BinaryHeap<Head>,
-    left: usize,
-}
-
-/// The next pair of one shard. The greatest head is the next one out.
-struct Head {
-    key: Bytes,
-    value: Bytes,
-    scan: usize,
+    heads: Vec<Head>,
+    order: LoserTree,
     reverse: bool,
+    left: usize,
+    /// How many pairs each shard is asked for next, if the limit asks for no fewer.
+    batch: usize,
+    /// Whether the first head was returned, and has to move on first.
+    returned: bool,
 }
 
-impl Ord for Head {
-    fn cmp(&self, other: &Self) -> Ordering {
-        let ascending = self.key.cmp(&other.key);
-        if self.reverse { ascending } else { ascending.reverse() }
+/// Where one shard's scan stands.
+struct Head {
+    scan: TreeScan,
+    batch: PairBatch,
+    at: usize,
+}
+
+impl Head {
+    #[inline]
+    fn key(&self) -> Option<(u64, &[u8])> {
+        self.batch.key(self.at)
+    }
+
+    fn fetch(&mut self, pairs: usize) -> Result<()> {
+        self.at = 0;
+        // NOTE: the old batch goes first, so that its memory can be the next one's.
+        self.batch = PairBatch::default();
+        self.batch = self.scan.next_batch(pairs)?;
+        Ok(())
     }
 }
 
-impl PartialOrd for Head {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
+/// Whether the head at `a` is returned before the one at `b`; one at its end comes last.
+#[inline]
+fn is_before(heads: &[Head], reverse: bool, a: usize, b: usize) -> bool {
+    let key = |place: usize| heads.get(place).and_then(Head::key);
+    match (key(a), key(b)) {
+        (Some(a), Some(b)) if reverse => b < a,
+        (Some(a), Some(b)) => a < b,
+        (a, _) => a.is_some(),
     }
 }
-
-impl PartialEq for Head {
-    fn eq(&self, other: &Self) -> bool {
-        self.key == other.key
-    }
-}
-
-impl Eq for Head {}
 
 impl ShardsScan {
     /// Opens a scan of every shard. Sorts what was written since the last scan.
@@ -83,33 +97,59 @@ impl ShardsScan {
     /// # Errors
     /// `Invalid` for an inverted range; why a shard is not open; `Io`; `Corruption`.
     pub(super) fn open(core: &NodeCore, plan: &ScanPlan) -> Result<Self> {
-        plan.range.check()?;
+        let &ScanPlan { ref range, reverse, limit } = plan;
+        range.check()?;
         core.lifecycle.check_open()?;
         let now_ms = core.now_ms();
-        let scans = (0..core.shards.len())
-            .map(|index| Ok(core.shard(index)?.tree.scan(&plan.range, plan.reverse, SeqNo::MAX, now_ms)));
-        let mut scan =
-            Self { scans: scans.collect::<Result<_>>()?, heads: BinaryHeap::new(), left: plan.limit };
-        for index in 0..scan.scans.len() {
-            scan.advance(index, plan.reverse)?;
-        }
+        let open = |index| {
+            let scan = core.shard(index)?.tree.scan(range, reverse, SeqNo::MAX, now_ms);
+            Ok(Head { scan, batch: PairBatch::default(), at: 0 })
+        };
+        let heads = (0..core.shards.len()).map(open).collect::<Result<Vec<_>>>()?;
+        let batch = if limit == usize::MAX { FIRST_BATCH } else { MAX_BATCH };
+        let order = LoserTree::default();
+        let mut scan = Self { heads, order, reverse, left: limit, batch, returned: false };
+        let pairs = scan.batch_pairs();
+        scan.heads.iter_mut().try_for_each(|head| head.fetch(pairs))?;
+        let heads = &scan.heads;
+        scan.order.rebuild(heads.len(), |a, b| is_before(heads, reverse, a, b));
         Ok(scan)
     }
 
+    #[inline]
     pub(super) fn next(&mut self) -> Result<Option<Pair>> {
         if self.left == 0 {
             return Ok(None);
         }
-        let Some(Head { key, value, scan, reverse }) = self.heads.pop() else { return Ok(None) };
-        self.left -= 1;
-        self.advance(scan, reverse)?;
-        Ok(Some((key, value)))
+        if self.returned {
+            self.advance()?;
+        }
+        self.returned = true;
+        let first = self.order.first().and_then(|first| self.heads.get(first));
+        let pair = first.and_then(|head| head.batch.pair(head.at));
+        self.left = if pair.is_some() { self.left - 1 } else { 0 };
+        Ok(pair)
     }
 
-    fn advance(&mut self, index: usize, reverse: bool) -> Result<()> {
-        let next = self.scans.get_mut(index).map_or(Ok(None), TreeScan::next)?;
-        self.heads.extend(next.map(|(key, value)| Head { key, value, scan: index, reverse }));
+    /// Moves the first head on, and finds which is the first now.
+    fn advance(&mut self) -> Result<()> {
+        let pairs = self.batch_pairs();
+        if let Some(head) = self.order.first().and_then(|first| self.heads.get_mut(first)) {
+            head.at += 1;
+            if head.at == head.batch.len() {
+                head.fetch(pairs)?;
+                self.batch = (self.batch * 2).min(MAX_BATCH);
+            }
+        }
+        let (heads, reverse) = (&self.heads, self.reverse);
+        self.order.replay(|a, b| is_before(heads, reverse, a, b));
         Ok(())
+    }
+
+    /// How many pairs to ask a shard for: its even share of what is left, as keys are hashed.
+    fn batch_pairs(&self) -> usize {
+        let share = self.left.div_ceil(self.heads.len().max(1));
+        share.clamp(MIN_BATCH, self.batch)
     }
 }
 

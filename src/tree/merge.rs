@@ -1,8 +1,9 @@
-//! Merges any number of cursors into one, in storage order and in both directions, with a binary heap.
-//! The first bytes of each source's key are kept beside the heap, so that most comparisons touch no source.
+//! Merges any number of cursors into one, in storage order and in both directions, with a loser tree.
+//! The first bytes of each source's key are kept beside its cursor, so that most comparisons touch no key.
 
 use std::cmp::Ordering;
 
+use super::loser_tree::LoserTree;
 use crate::{
     entry::{Cursor, Entry},
     error::Result,
@@ -13,87 +14,53 @@ struct Source<C> {
     cursor: C,
     /// The first eight bytes of the key it stands on, padded with zeroes: orders like the key, or ties.
     prefix: u64,
+    stands: bool,
 }
 
 /// The merge of several cursors. No two of them hold the same version of a key.
 #[derive(Debug)]
 pub struct MergeCursor<C> {
     sources: Vec<Source<C>>,
-    /// The places of the sources that stand on an entry; the next one in the current direction is on top.
-    heap: Vec<usize>,
+    order: LoserTree,
     forward: bool,
 }
 
 impl<C: Cursor> MergeCursor<C> {
     /// Merges `cursors`. It stands nowhere.
     pub fn new(cursors: impl IntoIterator<Item = C>) -> Self {
-        let sources: Vec<_> = cursors.into_iter().map(|cursor| Source { cursor, prefix: 0 }).collect();
-        let heap = Vec::with_capacity(sources.len());
-        Self { sources, heap, forward: true }
+        let source = |cursor| Source { cursor, prefix: 0, stands: false };
+        let sources = cursors.into_iter().map(source).collect();
+        Self { sources, order: LoserTree::default(), forward: true }
     }
 
-    /// Moves every source with `seek`, then builds the heap anew.
+    /// Moves every source with `seek`, then plays all matches anew.
     fn reposition(&mut self, forward: bool, mut seek: impl FnMut(&mut C) -> Result<()>) -> Result<()> {
-        self.heap.clear();
+        self.order.rebuild(0, |_, _| false);
         self.forward = forward;
         for source in &mut self.sources {
             seek(&mut source.cursor)?;
-            source.note_prefix();
+            source.note_place();
         }
-        self.build();
+        let sources = &self.sources;
+        self.order.rebuild(sources.len(), |a, b| is_before(sources, forward, a, b));
         Ok(())
     }
 
-    fn build(&mut self) {
-        self.heap.clear();
-        let standing = self.sources.iter().enumerate().filter(|(_, source)| source.cursor.entry().is_some());
-        self.heap.extend(standing.map(|(place, _)| place));
-        for place in (0..self.heap.len() / 2).rev() {
-            self.sift_down(place);
-        }
-    }
-
-    /// Moves the source on top one step in the current direction and restores the heap.
+    /// Moves the first source one step in the current direction.
+    #[inline]
     fn step(&mut self) -> Result<()> {
-        let Some(source) = self.heap.first().and_then(|top| self.sources.get_mut(*top)) else {
+        let Some(source) = self.order.first().and_then(|first| self.sources.get_mut(first)) else {
             return Ok(());
         };
         let moved = if self.forward { source.cursor.next() } else { source.cursor.prev() };
         if let Err(error) = moved {
-            self.heap.clear();
+            self.order.rebuild(0, |_, _| false);
             return Err(error);
         }
-        source.note_prefix();
-        if source.cursor.entry().is_none() {
-            let last = self.heap.len() - 1;
-            self.heap.swap(0, last);
-            self.heap.pop();
-        }
-        self.sift_down(0);
+        source.note_place();
+        let (sources, forward) = (&self.sources, self.forward);
+        self.order.replay(|a, b| is_before(sources, forward, a, b));
         Ok(())
-    }
-
-    fn sift_down(&mut self, mut place: usize) {
-        loop {
-            let (left, right) = (2 * place + 1, 2 * place + 2);
-            if left >= self.heap.len() {
-                return;
-            }
-            let child = if right < self.heap.len() && self.is_before(right, left) { right } else { left };
-            if !self.is_before(child, place) {
-                return;
-            }
-            self.heap.swap(child, place);
-            place = child;
-        }
-    }
-
-    /// Whether the source at heap place `a` comes before the one at `b` in the current direction.
-    fn is_before(&self, a: usize, b: usize) -> bool {
-        let source = |place: usize| self.heap.get(place).and_then(|index| self.sources.get(*index));
-        let (Some(a), Some(b)) = (source(a), source(b)) else { return false };
-        let order = a.prefix.cmp(&b.prefix).then_with(|| a.full_order(b));
-        if self.forward { order == Ordering::Less } else { order == Ordering::Greater }
     }
 
     /// Turns round: every source comes to stand on its first entry that lies behind the current one in the
@@ -128,8 +95,11 @@ const NO_ENTRY: Entry<'static> = Entry {
 };
 
 impl<C: Cursor> Source<C> {
-    fn note_prefix(&mut self) {
-        self.prefix = self.cursor.entry().map_or(0, |entry| key_prefix(entry.key));
+    #[inline]
+    fn note_place(&mut self) {
+        let key = self.cursor.key();
+        self.stands = key.is_some();
+        self.prefix = key.map_or(0, key_prefix);
     }
 
     fn full_order(&self, other: &Self) -> Ordering {
@@ -140,7 +110,19 @@ impl<C: Cursor> Source<C> {
     }
 }
 
+/// Whether the source at `a` comes before the one at `b` in a direction; one that stands nowhere comes last.
+#[inline]
+fn is_before<C: Cursor>(sources: &[Source<C>], forward: bool, a: usize, b: usize) -> bool {
+    let (Some(a), Some(b)) = (sources.get(a), sources.get(b)) else { return false };
+    if !a.stands || !b.stands {
+        return a.stands;
+    }
+    let order = a.prefix.cmp(&b.prefix).then_with(|| a.full_order(b));
+    if forward { order == Ordering::Less } else { order == Ordering::Greater }
+}
+
 /// The first eight bytes of a key as a number that orders like them.
+#[inline]
 pub fn key_prefix(key: &[u8]) -> u64 {
     if let Some(first) = key.first_chunk() {
         return u64::from_be_bytes(*first);
@@ -169,6 +151,7 @@ impl<C: Cursor> Cursor for MergeCursor<C> {
         self.reposition(false, |cursor| cursor.seek_before(key))
     }
 
+    #[inline]
     fn next(&mut self) -> Result<()> {
         if !self.forward {
             self.turn(true)?;
@@ -183,8 +166,10 @@ impl<C: Cursor> Cursor for MergeCursor<C> {
         self.step()
     }
 
+    #[inline]
     fn entry(&self) -> Option<Entry<'_>> {
-        self.sources.get(*self.heap.first()?)?.cursor.entry()
+        let first = self.sources.get(self.order.first()?)?;
+        if first.stands { first.cursor.entry() } else { None }
     }
 }
 

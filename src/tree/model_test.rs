@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use super::{
     CompactionOutput, CompactionPlan, FlushOutput, FullCompaction, ReadView, Strategy, TreeOptions,
-    testing::{Rng, Shard, context, delete, guard, hash, open_in, pace, put, tiny, visible},
+    testing::{Rng, Shard, context, delete, drain, guard, hash, open_in, pace, put, tiny, visible},
 };
 use crate::{
     ids::{FileNumber, SeqNo},
@@ -125,11 +125,7 @@ impl Run {
         };
         let range = KeyRange::from((bound(), bound()));
         let reverse = self.rng.below(2) == 0;
-        let mut scan = view.scan(&range, reverse, SeqNo(at), now);
-        let mut found = vec![];
-        while let Some((key, value)) = scan.next().unwrap() {
-            found.push((key.to_vec(), value.to_vec()));
-        }
+        let mut found = drain(view.scan(&range, reverse, SeqNo(at), now));
         if reverse {
             found.reverse();
         }

@@ -56,6 +56,7 @@ impl Cursor for RunCursor {
         self.enter(behind.checked_sub(1), |cursor| cursor.seek_before(key))
     }
 
+    #[inline]
     fn next(&mut self) -> Result<()> {
         let Some((place, cursor)) = &mut self.current else { return Ok(()) };
         cursor.next()?;
@@ -76,7 +77,13 @@ impl Cursor for RunCursor {
         Ok(())
     }
 
+    #[inline]
     fn entry(&self) -> Option<Entry<'_>> {
         self.current.as_ref()?.1.entry()
+    }
+
+    #[inline]
+    fn key(&self) -> Option<&[u8]> {
+        self.current.as_ref()?.1.key()
     }
 }

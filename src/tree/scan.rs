@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::{
     merge::MergeCursor,
+    pair_batch::{PairBatch, PairBatchBuilder},
     run_cursor::RunCursor,
     view::ReadView,
     visible::{ReadPoint, VisibleCursor},
 };
 use crate::{
     entry::{Cursor, Entry},
-    error::Result,
+    error::{Error, Result},
     key::KeyRange,
     memtable::MemtableCursor,
     table::{CursorSource, TableCursor},
@@ -52,6 +51,7 @@ impl Cursor for SourceCursor {
         each_source!(self, cursor => cursor.seek_before(key))
     }
 
+    #[inline]
     fn next(&mut self) -> Result<()> {
         each_source!(self, cursor => cursor.next())
     }
@@ -60,8 +60,14 @@ impl Cursor for SourceCursor {
         each_source!(self, cursor => cursor.prev())
     }
 
+    #[inline]
     fn entry(&self) -> Option<Entry<'_>> {
         each_source!(self, cursor => cursor.entry())
+    }
+
+    #[inline]
+    fn key(&self) -> Option<&[u8]> {
+        each_source!(self, cursor => cursor.key())
     }
 }
 
@@ -69,14 +75,20 @@ impl Cursor for SourceCursor {
 /// wait for them.
 pub struct TreeScan {
     entries: VisibleCursor<MergeCursor<SourceCursor>>,
+    /// Told after the pairs that came before it.
+    failed: Option<Error>,
     /// Keeps the files of the tables that are walked.
     _view: Arc<ReadView>,
 }
 
 impl TreeScan {
     pub(super) fn new(view: Arc<ReadView>, range: &KeyRange, reverse: bool, point: ReadPoint) -> Self {
-        let mut sources = vec![SourceCursor::Memtable(view.active.cursor())];
-        sources.extend(view.sealed.iter().map(|sealed| SourceCursor::Memtable(sealed.memtable.cursor())));
+        let memtables =
+            std::iter::once(&view.active).chain(view.sealed.iter().map(|sealed| &sealed.memtable));
+        let mut sources: Vec<_> = memtables
+            .filter(|memtable| !memtable.is_empty())
+            .map(|memtable| SourceCursor::Memtable(memtable.cursor()))
+            .collect();
         let in_range = view.version.l0().filter(|table| {
             !range.is_before(&table.record().max_key) && !range.is_behind(&table.record().min_key)
         });
@@ -86,15 +98,26 @@ impl TreeScan {
             runs.map(|run| SourceCursor::Run(RunCursor::new(Arc::clone(run.tables()), CursorSource::Cached))),
         );
         let entries = VisibleCursor::new(MergeCursor::new(sources), range.clone(), reverse, point);
-        Self { entries, _view: view }
+        Self { entries, failed: None, _view: view }
     }
 
-    /// The next visible entry; `None` at the end, and from then on.
+    /// The next visible pairs, up to so many; none at the end, and from then on. An error comes after the pairs
+    /// before it.
     ///
     /// # Errors
     /// `Io` or `Corruption`; the scan is at its end then.
-    #[expect(clippy::should_implement_trait, reason = "an iterator's errors would come last")]
-    pub fn next(&mut self) -> Result<Option<(Bytes, Bytes)>> {
-        self.entries.next()
+    pub fn next_batch(&mut self, most: usize) -> Result<PairBatch> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        let mut batch = PairBatchBuilder::new(most);
+        let filled = self.entries.fill(&mut batch);
+        let batch = batch.finish();
+        match filled {
+            Err(error) if batch.is_empty() => return Err(error),
+            Err(error) => self.failed = Some(error),
+            Ok(()) => {}
+        }
+        Ok(batch)
     }
 }

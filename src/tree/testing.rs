@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    BatchMark, Cut, Strategy, Tree, TreeContext, TreeOptions, TreeRecovery, TreeWriter, WriteOp,
+    BatchMark, Cut, Strategy, Tree, TreeContext, TreeOptions, TreeRecovery, TreeScan, TreeWriter, WriteOp,
     consistent_cut,
     manifest::{MANIFEST_NAME, read_state},
 };
@@ -187,12 +187,7 @@ impl Shard {
     }
 
     pub(super) fn all(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
-        let mut scan = self.tree.scan(&KeyRange::all(), false, SeqNo::MAX, 0);
-        let mut all = vec![];
-        while let Some((key, value)) = scan.next().unwrap() {
-            all.push((key.to_vec(), value.to_vec()));
-        }
-        all
+        drain(self.tree.scan(&KeyRange::all(), false, SeqNo::MAX, 0))
     }
 
     /// Flushes what is sealed. Whether there was anything.
@@ -258,4 +253,17 @@ pub(super) fn visible(found: crate::table::Lookup, now_ms: u64) -> Option<Vec<u8
 /// A batch frame's kind.
 pub(super) fn batch_frame(mark: &BatchMark) -> FrameKind {
     FrameKind::Batch { id: mark.id, participants: mark.participants.clone() }
+}
+
+/// What is left of a scan.
+pub(super) fn drain(mut scan: TreeScan) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut all = vec![];
+    loop {
+        let batch = scan.next_batch(7).unwrap();
+        let pairs = (0..batch.len()).map(|number| batch.pair(number).unwrap());
+        all.extend(pairs.map(|(key, value)| (key.to_vec(), value.to_vec())));
+        if batch.is_empty() {
+            return all;
+        }
+    }
 }

@@ -9,7 +9,7 @@ use super::{
     FullCompaction, Strategy, TreeOptions,
     manifest::MANIFEST_NAME,
     testing::{
-        Rng, Shard, context, delete, guard, hash, open, open_all, open_in, pace, put, shard_dir, tiny,
+        Rng, Shard, context, delete, drain, guard, hash, open, open_all, open_in, pace, put, shard_dir, tiny,
     },
 };
 use crate::{
@@ -419,10 +419,7 @@ fn a_former_life_changes_nothing_and_its_views_stay_readable() {
     }
     new.flush().unwrap();
     compact_fully(&new, new.seqno, 0);
-    let scan = |view: &Arc<super::ReadView>| {
-        let mut scan = view.scan(&KeyRange::all(), false, SeqNo::MAX, 0);
-        std::iter::from_fn(move || scan.next().unwrap()).count()
-    };
+    let scan = |view: &Arc<super::ReadView>| drain(view.scan(&KeyRange::all(), false, SeqNo::MAX, 0)).len();
     assert_eq!((scan(&view), new.all().len()), (31, 1));
     assert!(new.table_files(&sim).len() > new.live_files().len());
     drop((view, old));

@@ -50,9 +50,9 @@ impl ReadView {
     /// The same among the memtables only.
     #[inline]
     pub fn get_in_memory(&self, hash: KeyHash, key: &[u8], at: SeqNo) -> Option<Entry<'_>> {
-        self.active
-            .get(hash, key, at)
-            .or_else(|| self.sealed.iter().find_map(|sealed| sealed.memtable.get(hash, key, at)))
+        // NOTE: an index that nothing was written to is cold memory, and after a bulk load all gets would pass by it.
+        let active = if self.active.is_empty() { None } else { self.active.get(hash, key, at) };
+        active.or_else(|| self.sealed.iter().find_map(|sealed| sealed.memtable.get(hash, key, at)))
     }
 
     /// The same among the tables only.

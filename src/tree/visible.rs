@@ -3,10 +3,9 @@
 
 use std::ops::Bound;
 
-use bytes::Bytes;
-
+use super::pair_batch::PairBatchBuilder;
 use crate::{
-    entry::{Cursor, Entry, ValueKind},
+    entry::{Cursor, ValueKind},
     error::Result,
     ids::SeqNo,
     key::KeyRange,
@@ -35,15 +34,15 @@ pub(super) struct VisibleCursor<C> {
     point: ReadPoint,
     state: State,
     reverse: bool,
-    /// The key that is dealt with; meaningful once `state` is `Walking`.
+    /// The key that was dealt with last, whose older versions are passed by; empty at first, as no key is.
     last_key: Vec<u8>,
+    /// The value to be shown, when walking backward: the cursor has gone past it.
+    last_value: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     NotStarted,
-    /// Positioned, and no key is dealt with yet.
-    AtStart,
     Walking,
     Done,
 }
@@ -51,23 +50,33 @@ enum State {
 impl<C: Cursor> VisibleCursor<C> {
     /// Reads nothing yet.
     pub(super) fn new(cursor: C, range: KeyRange, reverse: bool, point: ReadPoint) -> Self {
-        Self { cursor, range, point, state: State::NotStarted, reverse, last_key: Vec::new() }
+        let (last_key, last_value) = (Vec::new(), Vec::new());
+        Self { cursor, range, point, state: State::NotStarted, reverse, last_key, last_value }
     }
 
-    /// The next visible entry.
-    pub(super) fn next(&mut self) -> Result<Option<(Bytes, Bytes)>> {
+    /// Adds the next visible entries to a batch, until it is full or the range ends.
+    ///
+    /// # Errors
+    /// What the cursor fails with; the walk is at its end then. What was added before stays.
+    pub(super) fn fill(&mut self, out: &mut PairBatchBuilder) -> Result<()> {
         if self.state == State::NotStarted {
-            self.start()?;
+            self.state = State::Walking;
+            if let Err(error) = self.start() {
+                self.state = State::Done;
+                return Err(error);
+            }
         }
-        let found = if self.reverse { self.next_backward() } else { self.next_forward() };
-        if !matches!(found, Ok(Some(_))) {
+        if self.state == State::Done {
+            return Ok(());
+        }
+        let filled = if self.reverse { self.fill_backward(out) } else { self.fill_forward(out) };
+        if !matches!(filled, Ok(true)) {
             self.state = State::Done;
         }
-        found
+        filled.map(|_| ())
     }
 
     fn start(&mut self) -> Result<()> {
-        self.state = State::AtStart;
         let start_behind = |key: &[u8]| [key, &[0]].concat();
         if self.reverse {
             match &self.range.end {
@@ -84,66 +93,70 @@ impl<C: Cursor> VisibleCursor<C> {
         }
     }
 
-    fn next_forward(&mut self) -> Result<Option<(Bytes, Bytes)>> {
-        let mut steps = 0;
-        while self.state != State::Done {
-            let Some(entry) = self.cursor.entry() else { return Ok(None) };
-            let dealt_with = self.state == State::Walking && entry.key == self.last_key;
-            if !dealt_with {
-                if self.range.is_behind(entry.key) {
-                    return Ok(None);
+    /// Whether there may be more.
+    fn fill_forward(&mut self, out: &mut PairBatchBuilder) -> Result<bool> {
+        let mut older = 0_u32;
+        // Whether the key dealt with last is the batch's last one, and not copied to `last_key`.
+        let mut is_in_batch = false;
+        while out.has_room() {
+            let Some(entry) = self.cursor.entry() else { return Ok(false) };
+            let last_key = if is_in_batch { out.last_key() } else { &self.last_key };
+            if entry.key == last_key {
+                older += 1;
+                if older.is_multiple_of(STEPS_BEFORE_SEEK) {
+                    let behind = [last_key, &[0]].concat();
+                    self.cursor.seek(&behind)?;
+                } else {
+                    self.cursor.next()?;
                 }
-                if entry.seqno <= self.point.at {
-                    self.state = State::Walking;
+                continue;
+            }
+            if self.range.is_behind(entry.key) {
+                return Ok(false);
+            }
+            if entry.seqno <= self.point.at {
+                older = 0;
+                is_in_batch = is_visible(entry.kind, entry.expires_at_ms, self.point.now_ms);
+                if is_in_batch {
+                    out.push(entry.key, entry.value);
+                } else {
                     self.last_key.clear();
                     self.last_key.extend_from_slice(entry.key);
-                    if is_visible(entry.kind, entry.expires_at_ms, self.point.now_ms) {
-                        return Ok(Some(owned(&entry)));
-                    }
-                    steps = 0;
                 }
             }
-            steps += 1;
-            if dealt_with && steps > STEPS_BEFORE_SEEK {
-                steps = 0;
-                self.last_key.push(0);
-                let sought = self.cursor.seek(&self.last_key);
-                self.last_key.pop();
-                sought?;
-            } else {
-                self.cursor.next()?;
-            }
+            self.cursor.next()?;
         }
-        Ok(None)
+        if is_in_batch {
+            self.last_key.clear();
+            self.last_key.extend_from_slice(out.last_key());
+        }
+        Ok(true)
     }
 
     /// Backward the versions of a key come oldest first: the last one at or below the position counts.
-    fn next_backward(&mut self) -> Result<Option<(Bytes, Bytes)>> {
-        while self.state != State::Done {
-            let Some(entry) = self.cursor.entry() else { return Ok(None) };
+    fn fill_backward(&mut self, out: &mut PairBatchBuilder) -> Result<bool> {
+        while out.has_room() {
+            let Some(entry) = self.cursor.entry() else { return Ok(false) };
             if self.range.is_before(entry.key) {
-                return Ok(None);
+                return Ok(false);
             }
             self.last_key.clear();
             self.last_key.extend_from_slice(entry.key);
-            let mut newest = None;
+            let mut visible = false;
             while let Some(entry) = self.cursor.entry().filter(|entry| entry.key == self.last_key) {
                 if entry.seqno <= self.point.at {
-                    let visible = is_visible(entry.kind, entry.expires_at_ms, self.point.now_ms);
-                    newest = visible.then(|| Bytes::copy_from_slice(entry.value));
+                    visible = is_visible(entry.kind, entry.expires_at_ms, self.point.now_ms);
+                    self.last_value.clear();
+                    self.last_value.extend_from_slice(entry.value);
                 }
                 self.cursor.prev()?;
             }
-            if let Some(value) = newest {
-                return Ok(Some((Bytes::copy_from_slice(&self.last_key), value)));
+            if visible {
+                out.push(&self.last_key, &self.last_value);
             }
         }
-        Ok(None)
+        Ok(true)
     }
-}
-
-fn owned(entry: &Entry<'_>) -> (Bytes, Bytes) {
-    (Bytes::copy_from_slice(entry.key), Bytes::copy_from_slice(entry.value))
 }
 
 #[cfg(test)]
@@ -162,11 +175,16 @@ mod tests {
     ) -> Vec<(Vec<u8>, Vec<u8>)> {
         let mut walk = VisibleCursor::new(VecCursor::new(entries), range, reverse, point);
         let mut out = vec![];
-        while let Some((key, value)) = walk.next().unwrap() {
-            out.push((key.to_vec(), value.to_vec()));
+        loop {
+            let mut batch = PairBatchBuilder::new(3);
+            walk.fill(&mut batch).unwrap();
+            let batch = batch.finish();
+            let pairs = (0..batch.len()).map(|number| batch.pair(number).unwrap());
+            out.extend(pairs.map(|(key, value)| (key.to_vec(), value.to_vec())));
+            if batch.is_empty() {
+                return out;
+            }
         }
-        assert_eq!(walk.next().unwrap(), None, "the end is the end");
-        out
     }
 
     fn bounds() -> impl Strategy<Value = (Bound<Vec<u8>>, Bound<Vec<u8>>)> {

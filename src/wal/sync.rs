@@ -3,7 +3,10 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use parking_lot::{Condvar, Mutex};
@@ -19,6 +22,8 @@ use crate::{
 #[derive(Debug)]
 pub struct WalSync {
     state: Mutex<SyncState>,
+    /// Whether the state has a poison, for those who ask at every write.
+    poisoned: AtomicBool,
     /// A sync ended, well or not.
     ended: Condvar,
 }
@@ -54,7 +59,7 @@ impl WalSync {
             syncing: false,
             poisoned: None,
         };
-        Self { state: Mutex::new(state), ended: Condvar::new() }
+        Self { state: Mutex::new(state), poisoned: AtomicBool::new(false), ended: Condvar::new() }
     }
 
     /// Makes everything that was written before the call durable, segments before the current one first, and
@@ -107,14 +112,18 @@ impl WalSync {
 
     /// Whether a sync failed, or [`WalSync::poison`] was called.
     pub fn is_poisoned(&self) -> bool {
-        self.state.lock().poisoned.is_some()
+        self.poisoned.load(Ordering::Acquire)
     }
 
     /// Refuses every append and sync from now on, because of `cause`. A first cause stays.
     pub fn poison(&self, cause: &Error) {
-        let mut state = self.state.lock();
-        state.poison(cause);
+        self.set_poison(&mut self.state.lock(), cause);
         self.ended.notify_all();
+    }
+
+    fn set_poison(&self, state: &mut SyncState, cause: &Error) {
+        state.poison(cause);
+        self.poisoned.store(true, Ordering::Release);
     }
 
     /// The synced position, for a frame that is about to be written.
@@ -180,8 +189,8 @@ impl Drop for SyncTurn<'_> {
                 let keeps = |number| number > goal.segment || number == goal.segment && !all;
                 state.unsynced.retain(|segment| keeps(segment.number));
             }
-            Some(Err(error)) => state.poison(&error),
-            None => state.poison(&Error::internal("a sync panicked")),
+            Some(Err(error)) => self.sync.set_poison(&mut state, &error),
+            None => self.sync.set_poison(&mut state, &Error::internal("a sync panicked")),
         }
         self.sync.ended.notify_all();
     }

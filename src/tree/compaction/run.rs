@@ -109,13 +109,18 @@ pub(in crate::tree) fn merge_into_tables(
         out.merged.entries_read += 1;
         if let Verdict::Keep { tombstone } = filter.admit(entry.seqno, entry.kind, entry.expires_at_ms) {
             out.add_tombstone(&key, tombstone)?;
-            out.add(&entry)?;
+            out.add(&Entry { seqno: kept_seqno(entry.seqno, watermark, target.level), ..entry })?;
         }
         cursor.next()?;
     }
     out.end_key(&key, filter.end_key(|| below.may_hold(&key)))?;
     out.finish_table()?;
     Ok(out.merged)
+}
+
+/// What everyone sees, and has nothing older below it, needs no number to be told from others: 0 takes a byte.
+fn kept_seqno(seqno: SeqNo, watermark: Watermark, level: Level) -> SeqNo {
+    if level == Level::L2 && seqno <= watermark.oldest_snapshot { SeqNo(0) } else { seqno }
 }
 
 struct Outputs<'a> {
