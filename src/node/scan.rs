@@ -109,6 +109,9 @@ impl ShardsScan {
         let batch = if limit == usize::MAX { FIRST_BATCH } else { MAX_BATCH };
         let order = LoserTree::default();
         let mut scan = Self { heads, order, reverse, left: limit, batch, returned: false };
+        if limit == 0 {
+            return Ok(scan);
+        }
         let pairs = scan.batch_pairs();
         scan.heads.iter_mut().try_for_each(|head| head.fetch(pairs))?;
         let heads = &scan.heads;
@@ -149,7 +152,7 @@ impl ShardsScan {
     /// How many pairs to ask a shard for: its even share of what is left, as keys are hashed.
     fn batch_pairs(&self) -> usize {
         let share = self.left.div_ceil(self.heads.len().max(1));
-        share.clamp(MIN_BATCH, self.batch)
+        share.clamp(MIN_BATCH, self.batch).min(self.left)
     }
 }
 

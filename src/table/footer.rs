@@ -3,7 +3,7 @@
 //! ```text
 //! offset size
 //!   0     8   magic "DBEXSST\0"
-//!   8     2   version of the whole file's format, 1
+//!   8     2   version of the whole file's format, 2
 //!  10     2   feature bits that a reader must know, 0
 //!  12     4   shard
 //!  16     8   file number
@@ -27,7 +27,7 @@ use crate::codec::varint::ByteReader;
 /// The footer's length in bytes.
 pub(super) const FOOTER_BYTES: usize = 160;
 const MAGIC: [u8; 8] = *b"DBEXSST\0";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const RESERVED_BYTES: usize = 24;
 /// The footer's own checksum is seeded like something at an offset that no part can have.
 const FOOTER_SEED_OFFSET: u64 = u64::MAX;

@@ -145,13 +145,17 @@ impl Tree {
         forget_cancelled: bool,
     ) -> Result<FlushDone> {
         let wal_floor = output.sealed.iter().map(|sealed| sealed.next_segment).max().unwrap_or_default();
-        let highest =
-            output.sealed.iter().filter_map(|sealed| sealed.memtable.seqno_range()).map(|range| range.1);
+        let highest = output
+            .sealed
+            .iter()
+            .filter_map(|sealed| sealed.memtable.seqno_range())
+            .map(|range| range.1)
+            .max();
         let synced = self.wal.synced();
         let edit = VersionEdit {
             added: output.merged.tables.clone(),
             wal_floor: Some(wal_floor),
-            flushed_seqno: highest.max(),
+            flushed_seqno: highest,
             wal_synced: Some((synced.segment, synced.offset)),
             clock_high_ms: output.clock_high_ms,
             forget_cancelled,
@@ -171,7 +175,7 @@ impl Tree {
             flush_count: view.flush_count + 1,
         })?;
         self.recovery_is_flushed();
-        self.counters.flushed(output.merged.bytes());
+        self.counters.flushed(output.merged.bytes(), highest.unwrap_or_default());
         Ok(FlushDone {
             memtables: output.sealed.len(),
             tables_added: output.merged.tables.len(),

@@ -83,7 +83,7 @@ pub struct TreeStats {
     pub compaction_bytes_written: u64,
     /// What the tables keep in memory, cached blocks excluded.
     pub metadata_bytes: u64,
-    /// The highest sequence number in any table.
+    /// The highest sequence number that was ever flushed.
     pub flushed_seqno: SeqNo,
 }
 
@@ -95,10 +95,17 @@ pub(super) struct Counters {
     moves: AtomicU64,
     compaction_bytes_read: AtomicU64,
     compaction_bytes_written: AtomicU64,
+    flushed_seqno: AtomicU64,
 }
 
 impl Counters {
-    pub(super) fn flushed(&self, bytes: u64) {
+    /// As a tree begins whose tables hold what was flushed up to there.
+    pub(super) fn new(flushed_seqno: SeqNo) -> Self {
+        Self { flushed_seqno: AtomicU64::new(flushed_seqno.get()), ..Self::default() }
+    }
+
+    pub(super) fn flushed(&self, bytes: u64, highest: SeqNo) {
+        self.flushed_seqno.fetch_max(highest.get(), Ordering::Relaxed);
         self.flushes.fetch_add(1, Ordering::Relaxed);
         self.flush_bytes_written.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -156,7 +163,7 @@ impl Tree {
             compaction_bytes_read: read(&self.counters.compaction_bytes_read),
             compaction_bytes_written: read(&self.counters.compaction_bytes_written),
             metadata_bytes: view.version.tables().map(|table| table.table().metadata_bytes()).sum(),
-            flushed_seqno: view.version.tables().map(|t| t.record().max_seqno).max().unwrap_or_default(),
+            flushed_seqno: SeqNo(read(&self.counters.flushed_seqno)),
         }
     }
 }

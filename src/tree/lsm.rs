@@ -93,7 +93,7 @@ impl Tree {
             fence: Arc::default(),
             wal: parts.wal,
             pool: parts.pool,
-            counters: Counters::default(),
+            counters: Counters::new(parts.manifest.state().flushed_seqno),
             view: ArcSwap::from_pointee(parts.view),
             publishing: Mutex::new(()),
             manifest: Mutex::new(ManifestSlot { manifest: parts.manifest, limbo: Vec::new() }),

@@ -5,11 +5,13 @@ use bytes::Bytes;
 
 use super::merge::key_prefix;
 
-/// A batch takes no more pairs once it holds so many bytes.
+/// A batch of more than one pair holds at most so many bytes.
 const MAX_BYTES: usize = 16 << 10;
+/// A key beside a value from this size on does not keep the value's memory.
+const LARGE_VALUE_BYTES: usize = 4 << 10;
 
-/// Some pairs in the order of a scan. A key or value that is kept keeps the memory of its batch, which is 16 KiB or
-/// one pair more.
+/// Some pairs in the order of a scan. A key or value that is kept keeps the memory of its batch: at most 16 KiB, or a
+/// single pair.
 #[derive(Debug, Default)]
 pub struct PairBatch {
     bytes: Bytes,
@@ -48,7 +50,12 @@ impl PairBatch {
     #[inline]
     pub fn pair(&self, number: usize) -> Option<(Bytes, Bytes)> {
         let span = self.pairs.get(number)?;
-        Some((self.bytes.slice(span.start..span.key_end), self.bytes.slice(span.key_end..span.end)))
+        let value = self.bytes.slice(span.key_end..span.end);
+        if value.len() >= LARGE_VALUE_BYTES {
+            let key = self.bytes.get(span.start..span.key_end)?;
+            return Some((Bytes::copy_from_slice(key), value));
+        }
+        Some((self.bytes.slice(span.start..span.key_end), value))
     }
 }
 
@@ -61,15 +68,21 @@ pub(super) struct PairBatchBuilder {
 }
 
 impl PairBatchBuilder {
-    /// For up to `most` pairs.
+    /// For up to `most` pairs, at least one.
     pub(super) fn new(most: usize) -> Self {
         Self { bytes: Vec::new(), pairs: Vec::with_capacity(most.min(MAX_BYTES / 16)), most }
     }
 
-    /// Whether another pair may come.
+    /// Whether it has as many pairs as were asked for.
     #[inline]
-    pub(super) fn has_room(&self) -> bool {
-        self.pairs.len() < self.most && self.bytes.len() < MAX_BYTES
+    pub(super) const fn is_complete(&self) -> bool {
+        self.pairs.len() >= self.most
+    }
+
+    /// Whether a pair of so many bytes may come; any may be the first.
+    #[inline]
+    pub(super) fn has_room(&self, pair_bytes: usize) -> bool {
+        self.pairs.is_empty() || (!self.is_complete() && self.bytes.len() + pair_bytes <= MAX_BYTES)
     }
 
     #[inline]
@@ -91,7 +104,10 @@ impl PairBatchBuilder {
         span.and_then(|span| self.bytes.get(span.start..span.key_end)).unwrap_or_default()
     }
 
-    pub(super) fn finish(self) -> PairBatch {
+    pub(super) fn finish(mut self) -> PairBatch {
+        if self.bytes.capacity() > 2 * self.bytes.len() {
+            self.bytes.shrink_to_fit();
+        }
         PairBatch { bytes: Bytes::from(self.bytes), pairs: self.pairs }
     }
 

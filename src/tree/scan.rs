@@ -101,7 +101,7 @@ impl TreeScan {
         Self { entries, failed: None, _view: view }
     }
 
-    /// The next visible pairs, up to so many; none at the end, and from then on. An error comes after the pairs
+    /// The next visible pairs, up to so many and at least one; none at the end, and from then on. An error comes after the pairs
     /// before it.
     ///
     /// # Errors
@@ -110,7 +110,7 @@ impl TreeScan {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
-        let mut batch = PairBatchBuilder::new(most);
+        let mut batch = PairBatchBuilder::new(most.max(1));
         let filled = self.entries.fill(&mut batch);
         let batch = batch.finish();
         match filled {

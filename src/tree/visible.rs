@@ -14,6 +14,9 @@ use crate::{
 /// How many versions of one key are stepped over before a seek takes their place.
 const STEPS_BEFORE_SEEK: u32 = 16;
 
+/// So much memory of a value is kept for the next one.
+const KEPT_VALUE_BYTES: usize = 64 << 10;
+
 /// Whether a version is a value to a reader at time `now_ms`: a put that has not expired.
 pub fn is_visible(kind: ValueKind, expires_at_ms: Option<u64>, now_ms: u64) -> bool {
     kind == ValueKind::Put && expires_at_ms.is_none_or(|at| at > now_ms)
@@ -36,8 +39,10 @@ pub(super) struct VisibleCursor<C> {
     reverse: bool,
     /// The key that was dealt with last, whose older versions are passed by; empty at first, as no key is.
     last_key: Vec<u8>,
-    /// The value to be shown, when walking backward: the cursor has gone past it.
+    /// Its value, when walking backward: the cursor has gone past it.
     last_value: Vec<u8>,
+    /// Walking backward: whether that pair is still to be shown.
+    waiting: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +56,7 @@ impl<C: Cursor> VisibleCursor<C> {
     /// Reads nothing yet.
     pub(super) fn new(cursor: C, range: KeyRange, reverse: bool, point: ReadPoint) -> Self {
         let (last_key, last_value) = (Vec::new(), Vec::new());
-        Self { cursor, range, point, state: State::NotStarted, reverse, last_key, last_value }
+        Self { cursor, range, point, state: State::NotStarted, reverse, last_key, last_value, waiting: false }
     }
 
     /// Adds the next visible entries to a batch, until it is full or the range ends.
@@ -98,7 +103,7 @@ impl<C: Cursor> VisibleCursor<C> {
         let mut older = 0_u32;
         // Whether the key dealt with last is the batch's last one, and not copied to `last_key`.
         let mut is_in_batch = false;
-        while out.has_room() {
+        while !out.is_complete() {
             let Some(entry) = self.cursor.entry() else { return Ok(false) };
             let last_key = if is_in_batch { out.last_key() } else { &self.last_key };
             if entry.key == last_key {
@@ -116,8 +121,13 @@ impl<C: Cursor> VisibleCursor<C> {
             }
             if entry.seqno <= self.point.at {
                 older = 0;
-                is_in_batch = is_visible(entry.kind, entry.expires_at_ms, self.point.now_ms);
-                if is_in_batch {
+                let visible = is_visible(entry.kind, entry.expires_at_ms, self.point.now_ms);
+                if visible && !out.has_room(entry.key.len() + entry.value.len()) {
+                    // It is met again by the next call.
+                    break;
+                }
+                is_in_batch = visible;
+                if visible {
                     out.push(entry.key, entry.value);
                 } else {
                     self.last_key.clear();
@@ -135,7 +145,18 @@ impl<C: Cursor> VisibleCursor<C> {
 
     /// Backward the versions of a key come oldest first: the last one at or below the position counts.
     fn fill_backward(&mut self, out: &mut PairBatchBuilder) -> Result<bool> {
-        while out.has_room() {
+        while !out.is_complete() {
+            if self.waiting {
+                // The pair that the last batch had no room for.
+                if !out.has_room(self.last_key.len() + self.last_value.len()) {
+                    return Ok(true);
+                }
+                out.push(&self.last_key, &self.last_value);
+                self.waiting = false;
+                if self.last_value.capacity() > KEPT_VALUE_BYTES {
+                    self.last_value = Vec::new();
+                }
+            }
             let Some(entry) = self.cursor.entry() else { return Ok(false) };
             if self.range.is_before(entry.key) {
                 return Ok(false);
@@ -151,9 +172,7 @@ impl<C: Cursor> VisibleCursor<C> {
                 }
                 self.cursor.prev()?;
             }
-            if visible {
-                out.push(&self.last_key, &self.last_value);
-            }
+            self.waiting = visible;
         }
         Ok(true)
     }
@@ -228,6 +247,25 @@ mod tests {
             prop_assert_eq!(&all(entries.clone(), range.clone(), false, point), &expected);
             expected.reverse();
             prop_assert_eq!(&all(entries, range, true, point), &expected);
+        }
+    }
+
+    #[test]
+    fn a_large_pair_has_a_batch_of_its_own() {
+        let small = [0; 10];
+        let large = vec![1; 20 << 10];
+        let values: [&[u8]; 5] = [&small, &large, &small, &small, &large];
+        let entries = (0_u8..).zip(values).map(|(key, value)| version(&[key], 1, Some(value)));
+        let entries: Vec<_> = entries.collect();
+        for (reverse, expected) in [(false, [1, 1, 2, 1, 0]), (true, [1, 2, 1, 1, 0])] {
+            let (cursor, point) = (VecCursor::new(entries.clone()), ReadPoint { at: SeqNo::MAX, now_ms: 0 });
+            let mut walk = VisibleCursor::new(cursor, KeyRange::all(), reverse, point);
+            let found = expected.map(|_| {
+                let mut batch = PairBatchBuilder::new(100);
+                walk.fill(&mut batch).unwrap();
+                batch.finish().len()
+            });
+            assert_eq!(found, expected, "reverse: {reverse}");
         }
     }
 
