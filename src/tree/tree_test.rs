@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result},
-    ids::SeqNo,
+    ids::{Level, SeqNo},
     key::KeyRange,
     storage::sim::{Errno, Fault, FaultRule, OpKind, SimStorage},
     table::{Pace, ReadMode},
@@ -536,4 +536,28 @@ fn a_view_that_is_made_beside_another_is_not_lost() {
         });
     });
     assert_eq!(shard.tree.view().flush_count(), before + 2);
+}
+
+#[test]
+fn what_everyone_sees_in_the_last_level_has_no_number_and_the_flushed_position_stays() {
+    let sim = SimStorage::new(1);
+    let mut shard = filled(&sim, &tiny(Strategy::Leveled), 3);
+    let flushed = shard.tree.stats().flushed_seqno;
+    assert!(flushed.0 >= 90, "{flushed}");
+    let expected = shard.all();
+    let (range, bound) = (KeyRange::all(), shard.tree.next_table());
+    while let FullCompaction::Plan(plan) =
+        shard.tree.plan_full_compaction(&range, bound, SeqNo(shard.seqno), 0)
+    {
+        let output = shard.tree.run_compaction(*plan, &pace()).unwrap();
+        shard.tree.install_compaction(output).unwrap();
+    }
+    let view = shard.tree.view();
+    let numbers: Vec<_> = view.version.tables().map(|t| (t.record().level, t.record().max_seqno)).collect();
+    assert!(!numbers.is_empty() && numbers.iter().all(|n| *n == (Level::L2, SeqNo(0))), "{numbers:?}");
+    assert_eq!(shard.tree.stats().flushed_seqno, flushed);
+    shard.put(&key(1), b"newer").unwrap();
+    let mut all = expected;
+    all[1].1 = b"newer".to_vec();
+    assert_eq!(shard.all(), all, "what is newer hides what has no number");
 }
