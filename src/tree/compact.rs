@@ -144,10 +144,7 @@ impl Tree {
         now_ms: u64,
     ) -> FullCompaction {
         let watermark = Watermark { oldest_snapshot, now_ms };
-        let planned = self.plan(watermark, |situation| match pick_full(situation, range) {
-            FullChoice::Compact(choice) if choice.inputs.iter().all(|table| table.file >= end) => {
-                Err(Wait::Nothing)
-            }
+        let planned = self.plan(watermark, |situation| match pick_full(situation, range, end) {
             FullChoice::Compact(choice) => Ok(choice),
             FullChoice::Busy => Err(Wait::Busy),
             FullChoice::Nothing => Err(Wait::Nothing),

@@ -120,6 +120,34 @@ fn a_snapshot_keeps_what_it_needs_until_it_is_gone() {
 }
 
 #[test]
+fn leftovers_of_a_snapshot_go_from_tables_that_are_no_neighbours() {
+    let sim = SimStorage::new(1);
+    let mut shard = filled(&sim, &tiny(Strategy::Leveled), 1);
+    let mut rng = Rng::new(3);
+    for n in 0..30 {
+        let value: Vec<u8> = (0..25).flat_map(|_| rng.below(u64::MAX).to_le_bytes()).collect();
+        shard.put(&key(n), &value).unwrap();
+    }
+    let snapshot = shard.seqno;
+    shard.delete(&key(3)).unwrap();
+    shard.delete(&key(25)).unwrap();
+    shard.writer.seal().unwrap();
+    while shard.flush_sealed((snapshot, 0)).unwrap() {}
+    compact_fully(&shard, snapshot, 0);
+    let expected = shard.all();
+    assert_eq!(expected.len(), 28);
+    let before = shard.live_files();
+    assert_eq!(shard.tree.load().garbage_tables, 2, "of {before:?}");
+
+    compact_fully(&shard, shard.seqno, 0);
+    let after = shard.live_files();
+    let untouched = after.iter().filter(|file| before.contains(file)).count();
+    assert_eq!((shard.tree.load().garbage_tables, before.len() - untouched), (0, 2), "{before:?} {after:?}");
+    assert!(untouched > 2);
+    assert_eq!(shard.all(), expected);
+}
+
+#[test]
 fn expired_entries_go_when_no_reader_is_before_their_time() {
     let sim = SimStorage::new(1);
     let mut shard = filled(&sim, &tiny(Strategy::Leveled), 2);

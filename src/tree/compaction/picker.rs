@@ -145,42 +145,56 @@ pub fn debt_bytes(levels: &Levels, options: &PickerOptions) -> u64 {
     }
 }
 
-/// Merges everything that overlaps `range` into L2.
-pub fn pick_full(situation: &Situation<'_>, range: &KeyRange) -> FullChoice {
+/// Merges what overlaps `range` into L2, as far as it lies in tables before `end`: everything above L2 at once,
+/// then what L2 itself could drop. The outputs are numbered from `end` on, so one who asks again after each
+/// choice comes to an end.
+pub fn pick_full(situation: &Situation<'_>, range: &KeyRange, end: FileNumber) -> FullChoice {
     let levels = situation.levels;
-    let upper = || levels.l0.iter().chain(levels.l1.iter().flatten());
-    let in_range =
-        |table: &Arc<TableRecord>| !range.is_before(&table.max_key) && !range.is_behind(&table.min_key);
-    let mut chosen: Vec<Arc<TableRecord>> = upper().filter(|table| in_range(table)).cloned().collect();
-    if chosen.is_empty() {
-        let garbage =
-            levels.l2.iter().filter(|table| in_range(table) && is_garbage(table, situation.watermark));
-        chosen = garbage.cloned().collect();
+    let is_meant = |table: &Arc<TableRecord>| table.file < end;
+    let is_garbage = |table: &Arc<TableRecord>| is_garbage(table, situation.watermark);
+    let upper = what_hangs_together(levels, range);
+    let candidates: Vec<Vec<_>> = if upper.iter().any(is_meant) {
+        vec![upper]
     } else {
-        // What overlaps an input must come along: its versions are older, or would lie under newer ones.
-        loop {
-            let hull = Hull::of(&chosen);
-            let everything = upper().chain(&levels.l2);
-            let grown: Vec<_> = everything.filter(|table| hull.overlaps(table)).cloned().collect();
-            let done = grown.len() == chosen.len();
-            chosen = grown;
-            if done {
-                break;
-            }
+        // IMPORTANT: one at a time. Outputs may span what lies between the inputs, and between two of these lie
+        // tables that are no inputs.
+        let l2 = levels.l2.iter().filter(|table| is_in(range, table) && is_meant(table) && is_garbage(table));
+        l2.map(|table| vec![Arc::clone(table)]).collect()
+    };
+    let nothing = candidates.is_empty();
+    match candidates.into_iter().find(|inputs| !is_blocked(situation, inputs)) {
+        Some(inputs) => FullChoice::Compact(Choice {
+            from: inputs.iter().map(|table| table.level).min().unwrap_or(Level::L2),
+            inputs,
+            target: Level::L2,
+            run: TargetRun::Existing(0),
+            is_move: false,
+            score_permille: DUE_PERMILLE,
+        }),
+        None if nothing => FullChoice::Nothing,
+        None => FullChoice::Busy,
+    }
+}
+
+fn is_in(range: &KeyRange, table: &TableRecord) -> bool {
+    !range.is_before(&table.max_key) && !range.is_behind(&table.min_key)
+}
+
+/// The tables above L2 in `range`, with all that must come along: what overlaps an input has older versions, or
+/// would lie under newer ones.
+fn what_hangs_together(levels: &Levels, range: &KeyRange) -> Vec<Arc<TableRecord>> {
+    let upper = || levels.l0.iter().chain(levels.l1.iter().flatten());
+    let mut chosen: Vec<_> = upper().filter(|table| is_in(range, table)).cloned().collect();
+    loop {
+        let hull = Hull::of(&chosen);
+        let everything = upper().chain(&levels.l2);
+        let grown: Vec<_> = everything.filter(|table| hull.overlaps(table)).cloned().collect();
+        let done = grown.len() == chosen.len();
+        chosen = grown;
+        if done {
+            return chosen;
         }
     }
-    let Some(from) = chosen.iter().map(|table| table.level).min() else { return FullChoice::Nothing };
-    if is_blocked(situation, &chosen) {
-        return FullChoice::Busy;
-    }
-    FullChoice::Compact(Choice {
-        inputs: chosen,
-        from,
-        target: Level::L2,
-        run: TargetRun::Existing(0),
-        is_move: false,
-        score_permille: DUE_PERMILLE,
-    })
 }
 
 /// The first and the last key of some tables; `None` for no tables.

@@ -136,7 +136,8 @@ fn a_range_that_is_being_written_in_l2_is_left_alone() {
         options: OPTIONS,
     };
     assert_eq!(pick(&situation), None);
-    assert_eq!(pick_full(&situation, &KeyRange::all()), FullChoice::Busy);
+    assert_eq!(pick_full(&situation, &KeyRange::all(), FileNumber(9)), FullChoice::Busy);
+    assert_eq!(pick_full(&situation, &KeyRange::all(), FileNumber(4)), FullChoice::Nothing);
     assert!(pick(&Situation { writing_l2: &[], ..situation }).is_some());
 }
 
@@ -159,6 +160,12 @@ fn size_tiered_makes_runs_of_the_oldest_tables_and_merges_the_oldest_runs() {
     assert_eq!(files(&choose_from(&levels, &[], OPTIONS).unwrap()), [1, 5, 6, 7, 8]);
 }
 
+fn full_of(levels: &Levels, busy: &[u64], range: &KeyRange, end: u64) -> FullChoice {
+    let busy = busy.iter().map(|file| FileNumber(*file)).collect();
+    let situation = Situation { levels, busy: &busy, writing_l2: &[], watermark: ALL, options: OPTIONS };
+    pick_full(&situation, range, FileNumber(end))
+}
+
 #[test]
 fn a_full_compaction_takes_everything_that_hangs_together() {
     let levels = Levels {
@@ -166,16 +173,35 @@ fn a_full_compaction_takes_everything_that_hangs_together() {
         l1: vec![vec![table(Level::L1, 5, "c", "f"), table(Level::L1, 6, "k", "l")]],
         l2: vec![table(Level::L2, 1, "f", "g"), table(Level::L2, 2, "h", "i")],
     };
-    let full = |busy: &[u64], range: KeyRange| {
-        let busy = busy.iter().map(|file| FileNumber(*file)).collect();
-        let situation =
-            Situation { levels: &levels, busy: &busy, writing_l2: &[], watermark: ALL, options: OPTIONS };
-        pick_full(&situation, &range)
-    };
+    let full = |busy: &[u64], range: KeyRange| full_of(&levels, busy, &range, 10);
     let FullChoice::Compact(choice) = full(&[], KeyRange::from("a".."b")) else { panic!("nothing") };
     assert_eq!(files(&choice), [1, 5, 9]);
     assert_eq!(full(&[5], KeyRange::from("a".."b")), FullChoice::Busy);
     assert_eq!(full(&[], KeyRange::from("h".."i")), FullChoice::Nothing);
+}
+
+#[test]
+fn a_full_compaction_rewrites_what_the_last_level_could_drop_table_by_table() {
+    let garbage = |file, min: &str, max: &str| {
+        Arc::new(TableRecord { tombstones: 1, ..record(Level::L2, file, min, max) })
+    };
+    // What lies between the first and the last is no garbage; their outputs together would overlap it.
+    let l2 = vec![garbage(7, "a", "b"), table(Level::L2, 2, "c", "d"), garbage(3, "e", "f")];
+    let mut levels = Levels { l0: vec![], l1: vec![], l2 };
+    let chosen = |levels: &Levels, busy: &[u64], end| match full_of(levels, busy, &KeyRange::all(), end) {
+        FullChoice::Compact(choice) => files(&choice),
+        FullChoice::Busy => vec![0],
+        FullChoice::Nothing => vec![],
+    };
+    assert_eq!(chosen(&levels, &[], 10), [7]);
+    assert_eq!(chosen(&levels, &[7], 10), [3], "one that is taken keeps nobody from the other");
+    assert_eq!(chosen(&levels, &[7, 3], 10), [0]);
+    assert_eq!(chosen(&levels, &[], 7), [3], "what is newer than the call does not hide what is older");
+    assert_eq!(chosen(&levels, &[], 3), [0; 0], "what is rewritten is not rewritten again");
+    assert_eq!(chosen(&levels, &[7], 3), [0; 0], "nobody waits for what is not meant");
+    levels.l0 = vec![table(Level::L0, 8, "a", "b")];
+    assert_eq!(chosen(&levels, &[], 7), [3]);
+    assert_eq!(chosen(&levels, &[], 8), [7, 8]);
 }
 
 /// A tree of plain data: what is in each table, and the rules that every install must keep.
@@ -236,14 +262,18 @@ impl Model {
         } else {
             let contents = choice.inputs.iter().flat_map(|table| self.contents[&table.file.0].clone());
             let mut entries: Vec<_> = contents.collect();
+            let is_sent_down = choice.target == Level::L2 && choice.from != Level::L2;
             entries.sort_by_key(|(key, seqno)| (*key, u64::MAX - seqno));
             while !entries.is_empty() {
-                let mut end = entries.len().min(6);
+                let mut end = entries.len().min(if self.next_file.is_multiple_of(2) { 6 } else { 4 });
                 while end < entries.len() && entries[end].0 == entries[end - 1].0 {
                     end += 1;
                 }
                 let rest = entries.split_off(end);
-                outputs.push(self.table(choice.target, run, entries));
+                // Every other table that comes down has tombstones left, as if for a snapshot that is gone since.
+                let tombstones = u64::from(is_sent_down && outputs.len() % 2 == 0);
+                let output = self.table(choice.target, run, entries);
+                outputs.push(Arc::new(TableRecord { tombstones, ..TableRecord::clone(&output) }));
                 entries = rest;
             }
         }
@@ -312,9 +342,9 @@ proptest! {
                     let situation = Situation {
                         levels: &model.levels, busy: &busy, writing_l2: &spans, watermark: ALL, options,
                     };
-                    let range = KeyRange::from([keys[0]]..=[keys[0] + 3]);
+                    let range = KeyRange::from([*keys.iter().min().unwrap()]..=[*keys.iter().max().unwrap()]);
                     let choice = if *step == 9 {
-                        match pick_full(&situation, &range) {
+                        match pick_full(&situation, &range, FileNumber(u64::MAX)) {
                             FullChoice::Compact(choice) => Some(choice),
                             _ => None,
                         }
