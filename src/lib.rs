@@ -25,7 +25,7 @@
 //! ```
 //!
 //! ```text
-//!   cli ─► server ─► settings ─► node ─► tree ─► memtable ─► wal ─► table ─► codec ─► storage ─► error key ids entry
+//!   cli ─► server ─► settings ─► node ─► tree ─► memtable ─► wal ─► table ─► codec ─► storage ─► memory error key ids entry
 //! ```
 //! Imports go that way only. The modules marked hidden are not part of the API: benches and fault tests use them.
 
@@ -38,6 +38,8 @@ mod error;
 pub mod ids;
 #[doc(hidden)]
 pub mod key;
+#[doc(hidden)]
+pub mod memory;
 #[doc(hidden)]
 pub mod memtable;
 mod node;

@@ -26,6 +26,7 @@ const ORDER: &[&[&str]] = &[
     &["table"],
     &["codec"],
     &["storage"],
+    &["memory"],
     &["entry", "error", "key", "ids"],
 ];
 

@@ -18,6 +18,7 @@ mod memtable {
         entry::{Entry, ValueKind},
         ids::SeqNo,
         key::KeyHash,
+        memory::{allocate_chunk, free_chunk, prefetch_line},
     };
 
     use self::{

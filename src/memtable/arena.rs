@@ -1,5 +1,5 @@
 //! The arena: where the memtable's entries lie, record behind record (`layout.rs`), in chunks allocated as they
-//! are needed, an oversized entry in one of its own. `unsafe` is here and in `walk.rs`, nowhere else.
+//! are needed, an oversized entry in one of its own. `unsafe` is here and in `walk.rs`.
 //!
 //! IMPORTANT, the invariant: there is one writer. It writes a record completely, and only then lets its address
 //! be found, by a Release store in a slot, or of the number of entries. Nothing is changed after that, and
@@ -7,22 +7,23 @@
 //! without a lock, for as long as the arena lives. `tests/model_memtable.rs` checks both files with loom as they are.
 #![expect(unsafe_code, reason = "records of any length, found by address, read while the writer goes on")]
 
-use std::{
-    alloc::{Layout, alloc, dealloc, handle_alloc_error},
-    marker::PhantomData,
-    ptr, slice,
-};
+use std::{marker::PhantomData, ptr, slice};
 
 use super::{
-    Entry, KeyHash, SeqNo, ValueKind,
+    Entry, KeyHash, SeqNo, ValueKind, allocate_chunk,
     counters::Counters,
+    free_chunk,
     index::{Index, tag_of},
     layout::{ALIGN, Header, LINK_RECORD, Links, Shape},
+    prefetch_line,
     sync::{Arc, AtomicPtr, Ordering, Witness, ZEROED_ATOMICS_ARE_VALID},
 };
 
 const ADDRESS_BITS: u32 = 48;
 const FIRST_CHUNK: usize = 64 << 10;
+const CACHE_LINE_BYTES: usize = 64;
+/// Those of a record with a small value.
+const PREFETCHED_LINES: usize = 3;
 
 /// One entry in the arena.
 #[derive(Clone, Copy)]
@@ -50,6 +51,14 @@ impl<'a> Record<'a> {
     fn header(self) -> &'a Header {
         // SAFETY: `at` leads to a complete record.
         unsafe { &*self.at }
+    }
+
+    /// Asks for the record's first cache lines, and does not wait for them.
+    #[inline]
+    pub(super) fn prefetch(self) {
+        for line in 0..PREFETCHED_LINES {
+            prefetch_line(self.at.cast::<u8>().wrapping_add(line * CACHE_LINE_BYTES));
+        }
     }
 
     #[inline]
@@ -126,14 +135,8 @@ impl Slot {
 
     /// Asks for the slot's cache line, and does not wait for it.
     #[inline]
-    #[cfg_attr(not(target_arch = "x86_64"), expect(clippy::unused_self, reason = "no stable prefetch there"))]
     pub(super) fn prefetch(&self) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a hint; it has no effect but on the cache.
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T0>(ptr::from_ref(self).cast());
-        }
+        prefetch_line(ptr::from_ref(self).cast());
     }
 
     /// Lets readers find a record of the arena that this slot belongs to.
@@ -191,16 +194,12 @@ impl Arena {
     /// Memory for `bytes` of records, in a chunk of its own; the writer only.
     fn allocate(&self, bytes: usize) -> *mut Header {
         let bytes = size_of::<Chunk>() + bytes;
-        let layout = chunk_layout(bytes);
         let previous = self.newest_chunk.load(Ordering::Relaxed);
-        // SAFETY: the layout is that of a Chunk and more.
-        let (chunk, records) = unsafe {
-            let chunk: *mut Chunk = alloc(layout).cast();
-            if chunk.is_null() {
-                handle_alloc_error(layout);
-            }
+        let chunk: *mut Chunk = allocate_chunk(bytes).cast().as_ptr();
+        // SAFETY: there is room for a Chunk and more.
+        let records = unsafe {
             chunk.write(Chunk { previous, bytes });
-            (chunk, chunk.add(1).cast())
+            chunk.add(1).cast()
         };
         assert!(
             (chunk.addr() + bytes) >> ADDRESS_BITS == 0,
@@ -214,20 +213,16 @@ impl Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        let mut chunk = self.newest_chunk.load(Ordering::Acquire);
-        while !chunk.is_null() {
-            // SAFETY: each chunk was allocated with this layout and is in the list once; nobody else is left.
+        let mut newest = ptr::NonNull::new(self.newest_chunk.load(Ordering::Acquire));
+        while let Some(chunk) = newest {
+            // SAFETY: each chunk was allocated with this length and is in the list once; nobody else is left.
             unsafe {
                 let Chunk { previous, bytes } = chunk.read();
-                dealloc(chunk.cast(), chunk_layout(bytes));
-                chunk = previous;
+                free_chunk(chunk.cast(), bytes);
+                newest = ptr::NonNull::new(previous);
             }
         }
     }
-}
-
-fn chunk_layout(bytes: usize) -> Layout {
-    Layout::from_size_align(bytes, align_of::<Chunk>()).expect("a chunk is smaller than the address space")
 }
 
 /// The one writer of an arena.

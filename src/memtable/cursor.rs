@@ -11,6 +11,10 @@ use crate::{
     error::Result,
 };
 
+/// So many items ahead of its place a cursor that walks forward asks for the record: neighbours in order lie
+/// anywhere in the arena.
+const PREFETCH_AHEAD: usize = 8;
+
 /// Walks the entries that a memtable held when the cursor was made, in storage order.
 ///
 /// It owns what it walks: it outlives the memtable's other handles, and writers never wait for it.
@@ -106,6 +110,9 @@ impl Cursor for MemtableCursor {
     fn next(&mut self) -> Result<()> {
         if let Some(part) = self.current.and_then(|run| self.runs.get_mut(run)) {
             part.cut += 1;
+            if let Some(ahead) = part.run.items().get(part.cut + PREFETCH_AHEAD) {
+                ahead.record.prefetch();
+            }
             self.settle();
         }
         Ok(())

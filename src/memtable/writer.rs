@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{arena::ArenaWriter, layout::RECORD_OVERHEAD, reader::Memtable};
-use crate::{entry::Entry, key::KeyHash};
+use crate::{entry::Entry, key::KeyHash, memory::REGION_BYTES};
 
 /// How large a memtable is meant to become.
 #[derive(Clone, Copy, Debug)]
@@ -15,7 +15,7 @@ pub struct MemtableOptions {
 }
 
 const SMALLEST_CHUNK: usize = 4 << 10;
-const LARGEST_CHUNK: usize = 2 << 20;
+const LARGEST_CHUNK: usize = REGION_BYTES;
 
 /// Makes an empty memtable: its writer, and what readers share.
 pub fn memtable(options: MemtableOptions) -> (MemtableWriter, Arc<Memtable>) {

@@ -7,19 +7,19 @@ use std::sync::{
 
 use arc_swap::{ArcSwapAny, Guard};
 use bytes::Bytes;
-use triomphe::ThinArc;
 
-use crate::table::block::{BlockView, Shape, pins};
+use crate::{
+    memory::{Shared, Slabs},
+    table::block::{BlockView, Shape, pins},
+};
 
 /// What a cached block costs besides its content: its head, its place in a queue, and what allocating takes.
-const OVERHEAD_BYTES: u64 = 128;
+const OVERHEAD_BYTES: u64 = 160;
 const MAX_HEAT: u8 = 3;
 
 /// A cached block, shared by its slot and its readers.
 #[derive(Clone, Debug)]
-pub(in crate::table) struct CachedBlock(Shared);
-
-type Shared = ThinArc<Head, u8>;
+pub(in crate::table) struct CachedBlock(Shared<Head>);
 
 #[derive(Debug)]
 struct Head {
@@ -53,14 +53,14 @@ impl Drop for LiveBytes {
 
 impl CachedBlock {
     /// A copy of `content`, which has this shape.
-    pub(super) fn new(shape: Shape, content: &[u8], live: &Arc<AtomicU64>) -> Self {
+    pub(super) fn new(shape: Shape, content: &[u8], live: &Arc<AtomicU64>, slabs: &Arc<Slabs>) -> Self {
         let head = Head {
             shape,
             heat: AtomicU8::new(0),
             in_main: AtomicBool::new(false),
             _live: LiveBytes::count(content.len(), live),
         };
-        Self(ThinArc::from_header_and_slice(head, content))
+        Self(Shared::new(head, content, slabs))
     }
 
     #[inline]
@@ -74,7 +74,7 @@ impl CachedBlock {
     }
 
     pub(super) fn len(&self) -> u64 {
-        self.0.slice.len() as u64
+        self.0.bytes().len() as u64
     }
 
     /// What the block takes from the cache's capacity.
@@ -98,7 +98,7 @@ impl CachedBlock {
     }
 
     fn head(&self) -> &Head {
-        &self.0.header.header
+        self.0.header()
     }
 }
 
@@ -108,15 +108,15 @@ pub(super) const fn charge(content_bytes: u64) -> u64 {
 }
 
 #[inline]
-fn view(shared: &Shared) -> BlockView<'_> {
-    BlockView::new(&shared.header.header.shape, &shared.slice)
+fn view(shared: &Shared<Head>) -> BlockView<'_> {
+    BlockView::new(&shared.header().shape, shared.bytes())
 }
 
-fn share_value(shared: &Shared, value: &[u8]) -> Bytes {
-    if !pins(value, &shared.slice) {
+fn share_value(shared: &Shared<Head>, value: &[u8]) -> Bytes {
+    if !pins(value, shared.bytes()) {
         return Bytes::copy_from_slice(value);
     }
-    let start = value.as_ptr().addr().wrapping_sub(shared.slice.as_ptr().addr());
+    let start = value.as_ptr().addr().wrapping_sub(shared.bytes().as_ptr().addr());
     let whole = Bytes::from_owner(Content(shared.clone()));
     match start.checked_add(value.len()) {
         Some(end) if end <= whole.len() => whole.slice(start..end),
@@ -125,17 +125,17 @@ fn share_value(shared: &Shared, value: &[u8]) -> Bytes {
 }
 
 /// A cached block's content as the owner of shared bytes.
-struct Content(Shared);
+struct Content(Shared<Head>);
 
 impl AsRef<[u8]> for Content {
     fn as_ref(&self) -> &[u8] {
-        &self.0.slice
+        self.0.bytes()
     }
 }
 
 /// The place of a table's block: empty, or the cached block.
 #[derive(Debug, Default)]
-pub(super) struct Slot(ArcSwapAny<Option<Shared>>);
+pub(super) struct Slot(ArcSwapAny<Option<Shared<Head>>>);
 
 impl Slot {
     #[inline]
@@ -155,7 +155,7 @@ impl Slot {
 
 /// What was in a slot, kept while it is read.
 #[derive(Default)]
-pub(in crate::table) struct LoadedBlock(Guard<Option<Shared>>);
+pub(in crate::table) struct LoadedBlock(Guard<Option<Shared<Head>>>);
 
 impl LoadedBlock {
     /// The block that is there.
@@ -178,7 +178,7 @@ impl LoadedBlock {
     pub(super) fn touch(&self) -> bool {
         let Some(shared) = &*self.0 else { return false };
         // NOTE: the count may lose a touch; what matters is that a hot block's line is not written each time.
-        let heat = &shared.header.header.heat;
+        let heat = &shared.header().heat;
         let before = heat.load(Ordering::Relaxed);
         if before < MAX_HEAT {
             heat.store(before + 1, Ordering::Relaxed);

@@ -25,6 +25,7 @@ use queues::Queues;
 pub(super) use slots::BlockSlots;
 
 use super::metadata_cache::MetadataCache;
+use crate::memory::Slabs;
 
 /// Shards are at least this large, so that the blocks that fit one are not small.
 const MIN_SHARD_BYTES: u64 = 4 << 20;
@@ -41,6 +42,8 @@ pub struct BlockCache {
     slot_bytes: AtomicU64,
     next_table: AtomicU64,
     live_bytes: Arc<AtomicU64>,
+    /// Where the cached blocks lie.
+    slabs: Arc<Slabs>,
     metadata: Arc<MetadataCache>,
 }
 
@@ -86,6 +89,7 @@ impl BlockCache {
             slot_bytes: AtomicU64::new(0),
             next_table: AtomicU64::new(0),
             live_bytes: Arc::default(),
+            slabs: Arc::default(),
             metadata: Arc::new(MetadataCache::new(metadata_bytes)),
         }
     }

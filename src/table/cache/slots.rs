@@ -54,7 +54,7 @@ impl BlockSlots {
         let Some(shard) = shard.filter(|_| fits) else {
             return Ok(Block::Read { shape, content: self.cache.share(content) });
         };
-        let cached = CachedBlock::new(shape, &content, &self.cache.live_bytes);
+        let cached = CachedBlock::new(shape, &content, &self.cache.live_bytes, &self.cache.slabs);
         let mut queues = shard.queues.lock();
         if self.slots.get(number).is_some_and(|slot| slot.peek().is_none()) {
             let resident = Resident { slots: Arc::downgrade(self), block: number, name };
