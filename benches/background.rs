@@ -2,7 +2,8 @@
 //! bytes, values of 100 that do not compress; everything stays in the page cache.
 //!
 //! `cargo bench --bench background`; `-- --dir DIR` puts the data elsewhere than in the system's temporary
-//! directory. A job is one thread, so MB/s here is MB/s a core: keys and values that it takes in.
+//! directory. A job is one thread: MB/s are the keys and values that it takes in, by the clock (waiting for the disk's
+//! syncs included) and a second of processor time.
 
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 #![expect(clippy::unwrap_used, reason = "a benchmark that fails has nothing to say")]
@@ -14,6 +15,7 @@ use std::{
 };
 
 use dbex::{Compression, KeyRange, Settings, blocking::Node, key::KeyHash};
+use rustix::time::{ClockId, clock_gettime};
 
 const ROUNDS: usize = 5;
 /// What one flush takes: below half of the memtables' budget, so that nothing is flushed unasked.
@@ -25,8 +27,8 @@ fn main() {
     let args: Vec<String> = std::env::args().collect();
     let dir = args.iter().position(|arg| arg == "--dir").and_then(|at| args.get(at + 1));
     let dir = dir.map_or_else(std::env::temp_dir, PathBuf::from);
-    println!("| job | entries | seconds | M entries/s | MB/s |");
-    println!("|---|---:|---:|---:|---:|");
+    println!("| job | entries | seconds | MB/s | CPU seconds | MB/s a core |");
+    println!("|---|---:|---:|---:|---:|---:|");
     for compression in [Compression::Lz4, Compression::None] {
         flushes(&dir, compression);
         compactions(&dir, compression);
@@ -43,26 +45,30 @@ fn open(dir: &Path, compression: Compression) -> Node {
 fn flushes(dir: &Path, compression: Compression) {
     let home = tempfile::tempdir_in(dir).unwrap();
     let node = open(home.path(), compression);
-    let times = (0..ROUNDS as u64).map(|round| {
-        fill(&node, round * FLUSHED..(round + 1) * FLUSHED);
-        timed(|| node.flush().unwrap())
-    });
-    report(&format!("flush, {compression:?}"), FLUSHED, times.collect());
+    let times: Vec<_> = (0..ROUNDS as u64)
+        .map(|round| {
+            fill(&node, round * FLUSHED..(round + 1) * FLUSHED);
+            timed(|| node.flush().unwrap())
+        })
+        .collect();
+    report(&format!("flush, {compression:?}"), FLUSHED, &times);
 }
 
 /// Compactions of four tables that cover each other, into the last level.
 fn compactions(dir: &Path, compression: Compression) {
     const TABLES: u64 = 4;
-    let times = (0..ROUNDS).map(|_| {
-        let home = tempfile::tempdir_in(dir).unwrap();
-        let node = open(home.path(), compression);
-        for table in 0..TABLES {
-            fill(&node, table * FLUSHED..(table + 1) * FLUSHED);
-            node.flush().unwrap();
-        }
-        timed(|| node.compact(KeyRange::all()).unwrap())
-    });
-    report(&format!("compaction of {TABLES} L0 tables, {compression:?}"), TABLES * FLUSHED, times.collect());
+    let times: Vec<_> = (0..ROUNDS)
+        .map(|_| {
+            let home = tempfile::tempdir_in(dir).unwrap();
+            let node = open(home.path(), compression);
+            for table in 0..TABLES {
+                fill(&node, table * FLUSHED..(table + 1) * FLUSHED);
+                node.flush().unwrap();
+            }
+            timed(|| node.compact(KeyRange::all()).unwrap())
+        })
+        .collect();
+    report(&format!("compaction of {TABLES} L0 tables, {compression:?}"), TABLES * FLUSHED, &times);
 }
 
 fn fill(node: &Node, ids: std::ops::Range<u64>) {
@@ -77,16 +83,29 @@ fn fill(node: &Node, ids: std::ops::Range<u64>) {
     }
 }
 
-fn timed(job: impl FnOnce()) -> Duration {
-    let started = Instant::now();
+/// How long a job took, and how much of the processors' time.
+fn timed(job: impl FnOnce()) -> [Duration; 2] {
+    let (started, cpu) = (Instant::now(), cpu_time());
     job();
-    started.elapsed()
+    [started.elapsed(), cpu_time().saturating_sub(cpu)]
 }
 
-/// Prints the median.
-fn report(job: &str, entries: u64, mut times: Vec<Duration>) {
-    times.sort();
-    let seconds = times.get(times.len() / 2).unwrap().as_secs_f64();
-    let (rate, bytes) = (entries as f64 / seconds / 1e6, (entries * ENTRY_BYTES) as f64 / seconds / 1e6);
-    println!("| {job} | {entries} | {seconds:.3} | {rate:.2} | {bytes:.0} |");
+/// What this process has used so far.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::ProcessCPUTime).try_into().unwrap()
+}
+
+/// Prints the medians.
+fn report(job: &str, entries: u64, times: &[[Duration; 2]]) {
+    let median = |what: usize| {
+        let mut times: Vec<_> = times.iter().filter_map(|time| time.get(what)).collect();
+        times.sort();
+        times.get(times.len() / 2).unwrap().as_secs_f64()
+    };
+    let (seconds, cpu, megabytes) = (median(0), median(1), (entries * ENTRY_BYTES) as f64 / 1e6);
+    println!(
+        "| {job} | {entries} | {seconds:.3} | {:.0} | {cpu:.3} | {:.0} |",
+        megabytes / seconds,
+        megabytes / cpu
+    );
 }

@@ -105,24 +105,26 @@ impl BlockBuilder {
         self.bytes_with(self.prefix_len)
     }
 
-    /// Whether another entry still fits a block of `block_bytes`. An empty block takes any.
-    pub(super) fn has_room(&self, entry: &Entry<'_>, block_bytes: usize) -> bool {
+    /// Adds the next entry in storage order, if a block of `block_bytes` has room for it; an empty block takes any.
+    /// Whether it was added. `new_key`: the entry before in the table has another key.
+    pub(super) fn add(
+        &mut self,
+        hash: KeyHash,
+        entry: &Entry<'_>,
+        new_key: bool,
+        block_bytes: usize,
+    ) -> bool {
         const ENTRY_OVERHEAD_BYTES: usize = 16;
         if self.is_empty() {
-            return true;
-        }
-        let prefix_len = common_prefix(self.prefix(), entry.key);
-        let more = entry.key.len() - prefix_len + entry.value.len() + ENTRY_OVERHEAD_BYTES;
-        self.bytes_with(prefix_len) + more <= block_bytes
-    }
-
-    /// Adds the next entry in storage order. `new_key`: the entry before in the table has another key.
-    pub(super) fn add(&mut self, hash: KeyHash, entry: &Entry<'_>, new_key: bool) {
-        self.prefix_len = if self.is_empty() {
-            entry.key.len().min(MAX_PREFIX_BYTES)
+            self.prefix_len = entry.key.len().min(MAX_PREFIX_BYTES);
         } else {
-            common_prefix(self.prefix(), entry.key)
-        };
+            let prefix_len = common_prefix(self.prefix(), entry.key);
+            let more = entry.key.len() - prefix_len + entry.value.len() + ENTRY_OVERHEAD_BYTES;
+            if self.bytes_with(prefix_len) + more > block_bytes {
+                return false;
+            }
+            self.prefix_len = prefix_len;
+        }
         let first_of_key = new_key || self.is_empty();
         self.keys += usize::from(first_of_key);
         // The lengths take a byte or two each, the rest of the metadata four, an expiry six.
@@ -138,6 +140,7 @@ impl BlockBuilder {
             kind: entry.kind,
             expires_at_ms: entry.expires_at_ms,
         });
+        true
     }
 
     /// The finished content. Call [`BlockBuilder::clear`] before the next block.
@@ -224,9 +227,18 @@ fn put_entry(out: &mut Vec<u8>, entry: &StagedEntry, staged: &[u8], prefix_len: 
 }
 
 fn put_slot(slots: &mut [usize], hash: KeyHash, number: usize) {
-    let (before, from) = slots.split_at_mut(first_slot(hash, slots.len()));
-    let free = from.iter_mut().chain(before).find(|slot| **slot == 0);
-    *free.expect("there are more slots than keys") = number;
+    let mut place = first_slot(hash, slots.len());
+    // NOTE: it ends, because there are more slots than keys.
+    loop {
+        match slots.get_mut(place) {
+            Some(slot) if *slot == 0 => {
+                *slot = number;
+                return;
+            }
+            Some(_) => place += 1,
+            None => place = 0,
+        }
+    }
 }
 
 const fn slots_for(keys: usize) -> usize {
@@ -244,6 +256,10 @@ fn append(out: &mut Vec<u8>, bytes: &[u8]) -> Range<usize> {
 }
 
 /// How many bytes two keys have in common at their start.
+#[inline]
 pub(super) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+    let (a_words, b_words) = (a.as_chunks::<8>().0, b.as_chunks::<8>().0);
+    let alike = a_words.iter().zip(b_words).take_while(|(a, b)| a == b).count() * 8;
+    let (a, b) = (a.get(alike..).unwrap_or_default(), b.get(alike..).unwrap_or_default());
+    alike + a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }

@@ -30,7 +30,7 @@ fn build(items: &[Item], restart_interval: u8) -> Vec<u8> {
             expires_at_ms: item.seqno.is_multiple_of(3).then_some(item.seqno),
             value: &item.value,
         };
-        builder.add(hash(&item.key), &entry, last != Some(&item.key));
+        assert!(builder.add(hash(&item.key), &entry, last != Some(&item.key), usize::MAX));
         last = Some(&item.key);
     }
     builder.finish().to_vec()
@@ -156,10 +156,9 @@ fn a_block_takes_as_much_as_it_was_given() {
             expires_at_ms: None,
             value: &value,
         };
-        if !builder.has_room(&entry, 4096) {
+        if !builder.add(hash(&key), &entry, true, 4096) {
             break;
         }
-        builder.add(hash(&key), &entry, true);
         added += 1;
     }
     let len = builder.finish().len();

@@ -10,6 +10,7 @@
 //! ```
 
 use std::{
+    cmp::Ordering,
     mem,
     path::{Path, PathBuf},
     sync::Arc,
@@ -29,6 +30,7 @@ use super::{
     stored_block::put_stored_block,
 };
 use crate::{
+    codec::compress::Compressor,
     entry::Entry,
     error::{Error, Result},
     ids::SeqNo,
@@ -50,7 +52,7 @@ pub struct TableBuilder {
     summary: TableSummary,
     last_key: Vec<u8>,
     last_seqno: SeqNo,
-    scratch: Vec<u8>,
+    compressor: Compressor,
 }
 
 /// The file, and what is not written to it yet.
@@ -98,7 +100,7 @@ impl TableBuilder {
             summary: TableSummary::new(),
             last_key: vec![],
             last_seqno: SeqNo::MAX,
-            scratch: vec![],
+            compressor: Compressor::new(options.compression),
         })
     }
 
@@ -111,20 +113,15 @@ impl TableBuilder {
         check_key(entry.key)?;
         check_value(entry.value)?;
         // NOTE: the first entry has no key to differ from, and no key is empty.
-        let new_key = entry.key != self.last_key;
-        if entry.key < self.last_key.as_slice() || (!new_key && entry.seqno >= self.last_seqno) {
-            return Err(Error::internal(format!(
-                "an entry of key {} at {} is added behind one of key {} at {}",
-                EscapedKey(entry.key),
-                entry.seqno,
-                EscapedKey(&self.last_key),
-                self.last_seqno
-            )));
-        }
-        if !self.block.has_room(entry, self.options.block_bytes) {
+        let new_key = match entry.key.cmp(&self.last_key) {
+            Ordering::Greater => true,
+            Ordering::Equal if entry.seqno < self.last_seqno => false,
+            Ordering::Equal | Ordering::Less => return Err(self.out_of_order(entry)),
+        };
+        if !self.block.add(hash, entry, new_key, self.options.block_bytes) {
             self.finish_block(Some(entry.key))?;
+            self.block.add(hash, entry, new_key, self.options.block_bytes);
         }
-        self.block.add(hash, entry, new_key);
         if new_key {
             if self.summary.entries == 0 {
                 self.summary.min_key = Bytes::copy_from_slice(entry.key);
@@ -138,6 +135,17 @@ impl TableBuilder {
         self.last_seqno = entry.seqno;
         self.summary.count(entry, new_key);
         Ok(())
+    }
+
+    #[cold]
+    fn out_of_order(&self, entry: &Entry<'_>) -> Error {
+        Error::internal(format!(
+            "an entry of key {} at {} is added behind one of key {} at {}",
+            EscapedKey(entry.key),
+            entry.seqno,
+            EscapedKey(&self.last_key),
+            self.last_seqno
+        ))
     }
 
     /// The file's length so far, with the blocks not written yet.
@@ -195,8 +203,7 @@ impl TableBuilder {
     fn finish_block(&mut self, next: Option<&[u8]>) -> Result<()> {
         let seed = self.id.checksum_seed(self.out.position());
         let raw = self.block.finish();
-        let compression = self.options.compression;
-        let checksum = put_stored_block(&mut self.out.chunk, raw, compression, seed, &mut self.scratch)?;
+        let checksum = put_stored_block(&mut self.out.chunk, raw, &mut self.compressor, seed)?;
         self.summary.count_block(checksum);
         self.block.clear();
         self.index.add(self.out.position(), &self.last_key, next)?;

@@ -15,7 +15,7 @@ fn content(value_bytes: usize) -> Vec<u8> {
     let value = vec![7; value_bytes];
     let entry =
         Entry { key: b"k", seqno: SeqNo(1), kind: ValueKind::Put, expires_at_ms: None, value: &value };
-    builder.add(KeyHash::of(b"k", 0), &entry, true);
+    assert!(builder.add(KeyHash::of(b"k", 0), &entry, true, 4096));
     builder.finish().to_vec()
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{
     block::{Block, Damage, EntryPlace},
     block_iter::BlockIter,
-    metadata::read_range,
+    metadata::read_range_into,
     pace::Pace,
     stored_block::check_stored_block,
     table::{Loaded, Table},
@@ -269,7 +269,9 @@ impl ChunkReader {
             Some(file) => file,
             None => self.file.insert(table.file()?),
         };
-        self.chunk = Bytes::from(read_range(&**file, table.path(), start, end - start)?);
+        // NOTE: the old chunk's memory is the new one's, unless a block that is still looked at lies in it.
+        let memory = std::mem::take(&mut self.chunk).try_into_mut().map_or_else(|_| Vec::new(), Vec::from);
+        self.chunk = Bytes::from(read_range_into(memory, &**file, table.path(), start, end - start)?);
         self.chunk_offset = start;
         Ok(())
     }

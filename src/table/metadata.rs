@@ -148,10 +148,24 @@ fn read_footer(
 
 /// Reads `len` bytes at `offset`. The caller has bounded `len` by the file's length.
 pub(super) fn read_range(file: &dyn StorageFile, path: &Path, offset: u64, len: u64) -> Result<Vec<u8>> {
+    read_range_into(Vec::new(), file, path, offset, len)
+}
+
+/// The same, in memory that something else needed before.
+pub(super) fn read_range_into(
+    mut bytes: Vec<u8>,
+    file: &dyn StorageFile,
+    path: &Path,
+    offset: u64,
+    len: u64,
+) -> Result<Vec<u8>> {
     let len = usize::try_from(len).map_err(|_| {
         Error::corruption(path, offset, "a part that fits memory", format_args!("{len} bytes"))
     })?;
-    let mut bytes = vec![0; len];
+    if bytes.capacity() < len {
+        bytes = vec![0; len];
+    }
+    bytes.resize(len, 0);
     read_exact_at(file, &mut bytes, offset).map_err(|error| read_error(path, offset, error))?;
     Ok(bytes)
 }

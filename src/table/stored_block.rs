@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::options::MAX_BLOCK_BYTES;
 use crate::{
-    codec::compress::Compression,
+    codec::compress::{Compression, Compressor},
     error::Result,
     key::{MAX_KEY_BYTES, MAX_VALUE_BYTES},
 };
@@ -23,20 +23,19 @@ const CHECKSUM_BYTES: usize = 8;
 /// No content is longer: the largest entry, and what stands around it.
 const MAX_RAW_BYTES: usize = MAX_VALUE_BYTES + MAX_KEY_BYTES + MAX_BLOCK_BYTES;
 
-/// Appends `raw` to `out` as a stored block; returns its checksum. `scratch` is room for compressing.
+/// Appends `raw` to `out` as a stored block; returns its checksum.
 ///
 /// # Errors
 /// `Internal` when the compressor fails.
 pub(super) fn put_stored_block(
     out: &mut Vec<u8>,
     raw: &[u8],
-    compression: Compression,
+    compressor: &mut Compressor,
     seed: u64,
-    scratch: &mut Vec<u8>,
 ) -> Result<u64> {
     let start = out.len();
-    let used = compression.compress(raw, scratch)?;
-    out.extend_from_slice(if used == Compression::None { raw } else { scratch });
+    let (used, content) = compressor.compress(raw)?;
+    out.extend_from_slice(content);
     out.push(used.byte());
     let raw_len = u32::try_from(raw.len()).expect("a block is below 4 GiB: key and value are bounded");
     out.extend_from_slice(&raw_len.to_le_bytes());
@@ -118,7 +117,7 @@ mod tests {
         let raw = b"some content, some content, some content".repeat(4);
         for how in [Compression::None, Compression::Lz4, Compression::Zstd] {
             let mut out = vec![];
-            put_stored_block(&mut out, &raw, how, 5, &mut vec![]).unwrap();
+            put_stored_block(&mut out, &raw, &mut Compressor::new(how), 5).unwrap();
             let checked = check_stored_block(&out, 5).unwrap();
             assert_eq!(checked.content_of(out.clone()).unwrap(), raw);
             assert_eq!(checked.content_in(Bytes::from(out.clone())).unwrap(), raw);

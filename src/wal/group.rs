@@ -11,7 +11,7 @@ use super::{
     writer::Predecessor,
 };
 use crate::{
-    codec::compress::Compression,
+    codec::compress::{Compression, Compressor},
     entry::ValueKind,
     error::{Error, Result},
     ids::{BatchId, SeqNo},
@@ -29,7 +29,7 @@ pub struct GroupBuffer {
     packed: Vec<u8>,
     frames: Vec<FrameSlot>,
     open: Option<OpenFrame>,
-    compressed: Vec<u8>,
+    compressor: Compressor,
 }
 
 #[derive(Debug)]
@@ -95,7 +95,13 @@ impl GroupBuffer {
     /// An empty buffer.
     pub fn new() -> Self {
         let raw = vec![0; START_FRAME_BYTES];
-        Self { raw, packed: Vec::new(), frames: Vec::new(), open: None, compressed: Vec::new() }
+        Self {
+            raw,
+            packed: Vec::new(),
+            frames: Vec::new(),
+            open: None,
+            compressor: Compressor::new(Compression::Lz4),
+        }
     }
 
     /// Begins a frame. A frame that is still open ends first.
@@ -172,10 +178,9 @@ impl GroupBuffer {
     pub fn clear(&mut self) {
         self.raw.truncate(START_FRAME_BYTES);
         self.packed.clear();
-        self.compressed.clear();
-        for buffer in [&mut self.raw, &mut self.packed, &mut self.compressed] {
-            buffer.shrink_to(KEPT_BYTES);
-        }
+        self.raw.shrink_to(KEPT_BYTES);
+        self.packed.shrink_to(KEPT_BYTES);
+        self.compressor.shrink_to(KEPT_BYTES);
         self.frames.clear();
         self.open = None;
     }
@@ -243,11 +248,9 @@ impl GroupBuffer {
         for frame in &mut self.frames {
             let start = frame.raw_start + FRAME_HEADER_BYTES;
             let body = self.raw.get(start..start + frame.stored_bytes).unwrap_or_default();
-            if body.len() > above {
-                let used = Compression::Lz4.compress(body, &mut self.compressed)?;
-                frame.compressed = used == Compression::Lz4;
-            }
-            let stored = if frame.compressed { &self.compressed[..] } else { body };
+            let (used, stored) =
+                if body.len() > above { self.compressor.compress(body)? } else { (Compression::None, body) };
+            frame.compressed = used != Compression::None;
             frame.stored_bytes = stored.len();
             self.packed.resize(self.packed.len() + FRAME_HEADER_BYTES, 0);
             self.packed.extend_from_slice(stored);
@@ -328,7 +331,7 @@ mod tests {
         group.pack(Some(100)).unwrap();
         group.clear();
         assert!(
-            group.raw.capacity() + group.packed.capacity() + group.compressed.capacity() <= 3 * KEPT_BYTES
+            group.raw.capacity() + group.packed.capacity() + group.compressor.kept_bytes() <= 3 * KEPT_BYTES
         );
     }
 }
