@@ -76,6 +76,7 @@ fn a_caller_in_place_and_two_waiters_never_run_together_and_all_run() {
             waiter.join().unwrap();
         }
         assert_eq!(guarded.turns(), expected);
+        assert!(guarded.gate.seems_idle(), "and says so");
         assert!(guarded.gate.try_acquire().is_some(), "the gate is idle again");
     });
 }

@@ -52,6 +52,11 @@ impl TurnGate {
         Self { state: AtomicU32::new(IDLE), waiters: Mutex::new(VecDeque::new()) }
     }
 
+    /// Whether nobody had the turn a moment ago.
+    pub(super) fn seems_idle(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == IDLE
+    }
+
     /// Takes the turn if nobody has it.
     pub(super) fn try_acquire(&self) -> Option<TurnPermit<'_>> {
         let taken = self.state.compare_exchange(IDLE, RUNNING, Ordering::Acquire, Ordering::Relaxed).is_ok();

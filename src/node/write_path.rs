@@ -54,7 +54,7 @@ impl NodeCore {
         if self.lifecycle.check_open().is_err() || !self.may_run_in_place(shard, durability, caller) {
             return None;
         }
-        let turn = shard.try_turn_in_place()?;
+        let turn = shard.turn_in_place(durability, caller == Caller::Async)?;
         Some(self.run_lone_write(shard, turn, op, durability, caller))
     }
 
@@ -189,9 +189,11 @@ impl NodeCore {
         permit: Option<Permit>,
     ) -> Result<()> {
         if self.may_run_in_place(shard, durability, caller)
-            && let Some(turn) = shard.try_turn_in_place()
+            && let Some(turn) = shard.turn_in_place(durability, caller == Caller::Async)
         {
-            self.run_turn(shard, turn, vec![WriteRequest { work, durability, _permit: permit }]);
+            let mut requests = shard.take_waiting();
+            requests.push(WriteRequest { work, durability, _permit: permit });
+            self.run_turn(shard, turn, requests);
             return Ok(());
         }
         self.wait_for_memory(shard).await?;
