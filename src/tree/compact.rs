@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     compaction::{
-        Below, Choice, FullChoice, Merged, Situation, Target, TargetRun, Watermark, merge_into_tables, pick,
-        pick_full, span_of,
+        Below, Choice, FullChoice, Merged, PickerOptions, Situation, Target, TargetRun, Watermark,
+        merge_into_tables, pick, pick_full, span_of,
     },
     edit::{TableRecord, VersionEdit},
     handle::TableHandle,
@@ -172,13 +172,19 @@ impl Tree {
         })
     }
 
+    /// What the picker goes by now: a shard that holds no write in memory has time to tidy up.
+    pub(super) fn picker(&self, view: &ReadView) -> PickerOptions {
+        let at_rest = view.active.is_empty() && view.sealed.is_empty();
+        PickerOptions { at_rest, ..self.options.picker() }
+    }
+
     fn situation<'a>(&self, view: &'a ReadView, state: &'a JobState, watermark: Watermark) -> Situation<'a> {
         Situation {
             levels: view.version.levels(),
             busy: &state.busy,
             writing_l2: &state.writing_l2,
             watermark,
-            options: self.options.picker(),
+            options: self.picker(view),
         }
     }
 

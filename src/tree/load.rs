@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{
-    compaction::{DUE_PERMILLE, Levels},
+    compaction::{DUE_PERMILLE, Levels, score_permille},
     edit::TableRecord,
     lsm::Tree,
 };
@@ -126,6 +126,7 @@ impl Tree {
         let sealed = view.sealed.iter().map(|sealed| sealed.memtable.memory_bytes() as u64);
         let (flush_running, compactions_running) =
             self.jobs.with(|state| (state.flush_running, state.compactions));
+        let score = version.score_permille().max(score_permille(version.levels(), &self.picker(&view)));
         TreeLoad {
             active_bytes: view.active.memory_bytes() as u64,
             active_entries: view.active.entries() as u64,
@@ -135,8 +136,8 @@ impl Tree {
             sealed_entries: view.sealed.iter().map(|sealed| sealed.memtable.entries() as u64).sum(),
             l0_tables: version.levels().l0.len(),
             level_bytes: version.level_bytes(),
-            compaction_score_permille: version.score_permille(),
-            compaction_due: version.score_permille() >= DUE_PERMILLE,
+            compaction_score_permille: score,
+            compaction_due: score >= DUE_PERMILLE,
             garbage_tables: version.garbage_tables(),
             debt_bytes: version.debt_bytes(),
             flush_running,

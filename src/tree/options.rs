@@ -76,7 +76,8 @@ impl TreeOptions {
             strategy: self.strategy,
             l0_trigger: self.l0_trigger,
             tiered_trigger: self.tiered_trigger,
-            memtable_bytes: self.memtable_bytes,
+            at_rest: false,
+            flush_bytes: self.memtable_bytes / 2,
         }
     }
 }

@@ -10,6 +10,8 @@ use crate::{ids::Level, tree::edit::TableRecord};
 
 /// So many times the trigger's L0 tables are merged at once at most, to bound one compaction.
 const L0_BATCH: usize = 4;
+/// At rest, L0 is merged into L1 if it has at least this part of L1's bytes.
+const LEAST_PART_AT_REST: u64 = 8;
 
 /// The most urgent choice.
 pub(super) fn pick(situation: &Situation<'_>) -> Option<Choice> {
@@ -31,7 +33,7 @@ pub(super) fn pick(situation: &Situation<'_>) -> Option<Choice> {
 
 /// The scores of L0 and L1.
 pub(super) fn scores(levels: &Levels, options: &PickerOptions) -> [u32; 2] {
-    let l0 = permille(levels.l0.len() as u64, options.l0_trigger.max(1) as u64);
+    let l0 = permille(levels.l0.len() as u64, l0_due_tables(levels, options));
     let l1 = permille(bytes_of(levels.l1.iter().flatten()), l1_target_bytes(levels, options));
     let leftovers = if levels.l1.len() > 1 { DUE_PERMILLE } else { 0 };
     [l0, l1.max(leftovers)]
@@ -40,7 +42,7 @@ pub(super) fn scores(levels: &Levels, options: &PickerOptions) -> [u32; 2] {
 pub(super) fn debt_bytes(levels: &Levels, options: &PickerOptions) -> u64 {
     let (l0, l1) = (bytes_of(&levels.l0), bytes_of(levels.l1.iter().flatten()));
     let (l2, target) = (bytes_of(&levels.l2), l1_target_bytes(levels, options));
-    let l0_due = levels.l0.len() >= options.l0_trigger;
+    let l0_due = levels.l0.len() as u64 >= l0_due_tables(levels, options);
     let into_l1 = if l0_due { l0.saturating_add(l1) } else { 0 };
     let excess = (if l0_due { l0.saturating_add(l1) } else { l1 }).saturating_sub(target);
     // Each byte that leaves L1 rewrites as many of L2 as there are bytes in L2 for one in L1.
@@ -48,9 +50,20 @@ pub(super) fn debt_bytes(levels: &Levels, options: &PickerOptions) -> u64 {
     into_l1.saturating_add(excess.saturating_mul(fan_out))
 }
 
+/// How many L0 tables make a compaction due. While writes come, the trigger, or twice that, until they have half as
+/// many bytes again as L1, which is rewritten with them. At rest, any that are worth rewriting L1.
+fn l0_due_tables(levels: &Levels, options: &PickerOptions) -> u64 {
+    let (l0, l1) = (bytes_of(&levels.l0), bytes_of(levels.l1.iter().flatten()));
+    let trigger = options.l0_trigger.max(1) as u64;
+    if options.at_rest {
+        return if l0 >= l1 / LEAST_PART_AT_REST { 1 } else { trigger };
+    }
+    if l0 < l1.saturating_add(l1 / 2) { trigger.saturating_mul(2) } else { trigger }
+}
+
 /// L1's target lies between L0 and L2 so that both steps rewrite the same share: their geometric mean.
 fn l1_target_bytes(levels: &Levels, options: &PickerOptions) -> u64 {
-    let l0 = (options.l0_trigger as u64).saturating_mul(options.memtable_bytes).max(1);
+    let l0 = (options.l0_trigger as u64).saturating_mul(options.flush_bytes.saturating_mul(2)).max(1);
     let mean = u128::from(l0).saturating_mul(u128::from(bytes_of(&levels.l2))).isqrt();
     u64::try_from(mean).unwrap_or(u64::MAX).max(l0)
 }

@@ -56,10 +56,12 @@ pub struct PickerOptions {
     pub strategy: Strategy,
     /// Leveled: how many L0 tables make a compaction due.
     pub l0_trigger: usize,
+    /// Leveled: whether nothing is being written, so that there is time to merge what L0 holds.
+    pub at_rest: bool,
     /// Size-tiered: how many L0 tables, and L1 runs, are merged at once.
     pub tiered_trigger: usize,
-    /// What one flush brings at most; L1's target starts from it.
-    pub memtable_bytes: u64,
+    /// About what one flush brings, as a table; L1's target starts from it.
+    pub flush_bytes: u64,
 }
 
 /// The first and the last key of something.

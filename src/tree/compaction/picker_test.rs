@@ -9,8 +9,13 @@ use proptest::{
     prelude::{ProptestConfig, any, prop_assert, proptest},
 };
 
-const OPTIONS: PickerOptions =
-    PickerOptions { strategy: Strategy::Leveled, l0_trigger: 2, tiered_trigger: 3, memtable_bytes: 1000 };
+const OPTIONS: PickerOptions = PickerOptions {
+    strategy: Strategy::Leveled,
+    l0_trigger: 2,
+    tiered_trigger: 3,
+    at_rest: false,
+    flush_bytes: 600,
+};
 const ALL: Watermark = Watermark { oldest_snapshot: SeqNo(1_000_000), now_ms: 100 };
 
 fn table(level: Level, file: u64, min: &str, max: &str) -> Arc<TableRecord> {
@@ -40,7 +45,7 @@ fn nothing_is_due_below_the_triggers() {
         l2: vec![table(Level::L2, 1, "a", "z")],
     };
     assert_eq!(choose_from(&levels, &[], OPTIONS), None);
-    assert_eq!(score_permille(&levels, &OPTIONS), 500);
+    assert_eq!(score_permille(&levels, &OPTIONS), 416, "L1 has 1000 of 2400 bytes");
     assert_eq!(debt_bytes(&levels, &OPTIONS), 0);
 }
 
@@ -51,8 +56,14 @@ fn l0_takes_what_it_overlaps_of_l1() {
         l1: vec![vec![table(Level::L1, 2, "b", "e"), table(Level::L1, 3, "x", "z")]],
         l2: vec![table(Level::L2, 1, "a", "z")],
     };
+    assert_eq!(choose_from(&levels, &[], OPTIONS), None, "they bring less than would be rewritten for them");
+    let at_rest = PickerOptions { at_rest: true, ..OPTIONS };
+    assert!(choose_from(&levels, &[], at_rest).is_some(), "there is time for it");
+    let mut levels = levels;
+    levels.l0.insert(0, table(Level::L0, 7, "a", "c"));
+    levels.l0.insert(0, table(Level::L0, 8, "a", "b"));
     let choice = choose_from(&levels, &[], OPTIONS).unwrap();
-    assert_eq!((files(&choice), choice.from, choice.target), (vec![2, 4, 5], Level::L0, Level::L1));
+    assert_eq!((files(&choice), choice.from, choice.target), (vec![2, 4, 5, 7, 8], Level::L0, Level::L1));
     assert!(!choice.is_move && choice.score_permille >= DUE_PERMILLE);
     assert!(debt_bytes(&levels, &OPTIONS) > 0);
     assert_eq!(choose_from(&levels, &[2], OPTIONS), None, "what it needs is taken");
@@ -323,7 +334,7 @@ proptest! {
     ) {
         let mut model = Model::default();
         let mut running: Vec<Choice> = vec![];
-        let mut options = PickerOptions { memtable_bytes: 300, ..OPTIONS };
+        let mut options = PickerOptions { flush_bytes: 150, ..OPTIONS };
         for (at, (step, keys)) in steps.iter().enumerate() {
             if switch && at % 20 == 0 {
                 let tiered = options.strategy == Strategy::SizeTiered;
