@@ -27,6 +27,8 @@ use crate::{
     wal::WalOptions,
 };
 
+/// A log's segments are no larger: an open makes one, filled with zeroes, and reads the spare ones.
+const MAX_SEGMENT_BYTES: u64 = 8 << 20;
 /// How many threads sync logs.
 const SYNC_WORKERS: usize = 2;
 /// How many reads, and how many other jobs, may wait for a worker.
@@ -191,8 +193,10 @@ fn tree_context(options: &NodeOptions, env: &Env) -> TreeContext {
 }
 
 fn tree_options(options: &NodeOptions, record: &NodeRecord) -> TreeOptions {
-    // An even share of the half that active memtables may use.
-    let share = (options.memtable_bytes / 2 / u64::from(record.shards)).max(16 << 10);
+    // The half that active memtables may use. The accountant seals the largest one when it is taken, which then has
+    // up to twice its even share; one that grows further seals itself.
+    let active = options.memtable_bytes / 2;
+    let share = (active / u64::from(record.shards)).max(16 << 10);
     let table = |compression| TableOptions {
         block_bytes: options.block_bytes,
         compression,
@@ -200,7 +204,7 @@ fn tree_options(options: &NodeOptions, record: &NodeRecord) -> TreeOptions {
         ..TableOptions::default()
     };
     TreeOptions {
-        memtable_bytes: share,
+        memtable_bytes: (2 * share).min(active).max(share),
         table_bytes: options.table_bytes,
         tables: options.compression.map(table),
         strategy: match options.strategy {
@@ -209,7 +213,7 @@ fn tree_options(options: &NodeOptions, record: &NodeRecord) -> TreeOptions {
         },
         l0_trigger: options.l0_trigger,
         wal: WalOptions {
-            segment_bytes: share.next_multiple_of(4 << 10).max(64 << 10),
+            segment_bytes: share.next_multiple_of(4 << 10).clamp(64 << 10, MAX_SEGMENT_BYTES),
             compress_above: options.wal_compress_above.and_then(|bytes| usize::try_from(bytes).ok()),
         },
         hash_seed: record.hash_seed,

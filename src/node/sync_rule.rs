@@ -18,6 +18,7 @@ impl NodeCore {
             .open_shards()
             .filter(|other| other.index != shard.index && other.tree.wal().has_unsynced_batch())
             .collect();
+        shard.tree.wal().expect_syncs();
         self.sync_logs(shard, &others)
     }
 

@@ -1,9 +1,10 @@
 //! Replaying what stands of a recovered log into memtables.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use super::{cut::Cut, options::TreeOptions, view::SealedMemtable, writer::next_memtable};
 use crate::{
+    entry::Entry,
     ids::{SegmentNumber, SeqNo},
     key::KeyHash,
     memtable::{Memtable, MemtableWriter, memtable},
@@ -20,6 +21,13 @@ pub(super) struct Replayed {
     pub(super) entries: u64,
 }
 
+/// So many entries ahead of the one that is inserted, the index's cache line is asked for.
+const PREFETCH_AHEAD: usize = 8;
+
+fn ahead_bytes(ahead: &VecDeque<(KeyHash, Entry<'_>)>) -> usize {
+    ahead.iter().map(|(_, entry)| entry.key.len() + entry.value.len()).sum()
+}
+
 /// Replays the frames that the cut keeps, without void batches and what tables hold already. All of the log
 /// before `next_segment` goes when they are flushed.
 pub(super) fn replay(
@@ -32,22 +40,33 @@ pub(super) fn replay(
     let seal = |memtable: Arc<Memtable>| Arc::new(SealedMemtable { memtable, next_segment });
     let (mut memtable_writer, mut active) = memtable(next_memtable(options.memtable_bytes, None, 0));
     let (mut sealed, mut frames, mut entries) = (Vec::new(), 0, 0);
+    // Entries whose places in the index are on their way.
+    let mut ahead: VecDeque<(KeyHash, Entry<'_>)> = VecDeque::with_capacity(PREFETCH_AHEAD);
     let is_void = |frame: &RecoveredFrame| match &frame.kind {
         FrameKind::Batch { id, .. } => cut.void.contains(id),
         FrameKind::Data | FrameKind::Cancel { .. } => false,
     };
     for frame in log.frames.iter().take(cut.keep_frames).filter(|frame| !is_void(frame)) {
         let ops = usize::try_from(frame.op_count).unwrap_or(usize::MAX);
-        if !memtable_writer.has_room(ops, frame.ops_bytes()) {
+        if !memtable_writer.has_room(ops + ahead.len(), frame.ops_bytes() + ahead_bytes(&ahead)) {
+            ahead.drain(..).for_each(|(hash, entry)| memtable_writer.insert(hash, &entry));
             sealed.push(seal(Arc::clone(&active)));
             (memtable_writer, active) = memtable(next_memtable(options.memtable_bytes, Some(&active), ops));
         }
         frames += 1;
         for entry in frame.ops().filter(|entry| entry.seqno > flushed_seqno) {
-            memtable_writer.insert(KeyHash::of(entry.key, options.hash_seed), &entry);
+            let hash = KeyHash::of(entry.key, options.hash_seed);
+            active.prefetch(hash);
+            if ahead.len() == PREFETCH_AHEAD
+                && let Some((hash, entry)) = ahead.pop_front()
+            {
+                memtable_writer.insert(hash, &entry);
+            }
+            ahead.push_back((hash, entry));
             entries += 1;
         }
     }
+    ahead.drain(..).for_each(|(hash, entry)| memtable_writer.insert(hash, &entry));
     if !active.is_empty() {
         sealed.push(seal(Arc::clone(&active)));
         (memtable_writer, active) = memtable(next_memtable(options.memtable_bytes, Some(&active), 0));

@@ -331,15 +331,15 @@ fn freed_segments_are_recycled_and_their_old_frames_stay_dead() {
 fn release_and_trim_remove_files() {
     let mem = MemStorage::default();
     let mut log = TestLog::open(&mem.shared(), options());
-    for _ in 0..6 {
+    for _ in 0..8 {
         log.put("a", "1").unwrap();
         log.writer.rotate().unwrap();
     }
-    assert_eq!(log.pool.release(SegmentNumber(8)).unwrap_err().kind(), ErrorKind::Internal);
-    log.pool.release(SegmentNumber(7)).unwrap();
-    assert_eq!(mem.paths().len(), 3, "the current one and two to recycle");
+    assert_eq!(log.pool.release(SegmentNumber(10)).unwrap_err().kind(), ErrorKind::Internal);
+    log.pool.release(SegmentNumber(9)).unwrap();
+    assert_eq!(mem.paths().len(), 5, "the current one and four to recycle");
     log.pool.prepare().unwrap();
-    assert_eq!((log.pool.spares(), mem.paths().len()), (1, 3));
+    assert_eq!((log.pool.spares(), mem.paths().len()), (1, 5));
     log.pool.trim(0).unwrap();
     assert_eq!(mem.paths().len(), 1);
     assert!(!log.pool.wanted(), "an idle shard wants nothing");

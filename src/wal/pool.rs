@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// How many idle files (spares and freed ones) a shard keeps; more are removed.
-const IDLE_MAX: usize = 2;
+const IDLE_MAX: usize = 4;
 /// The next segment is prepared when the current one is filled by 1 / this.
 const PREPARE_AT: u64 = 8;
 
@@ -113,7 +113,8 @@ impl SegmentPool {
             && self.state.lock().spares.is_empty()
     }
 
-    /// Prepares one spare, from a freed file or a new one filled with zeroes, and makes it durable. Called by a
+    /// Prepares one spare, from a freed file or a new one (filled with zeroes where syncs are waited for), and makes
+    /// it durable. Called by a
     /// worker ahead of need. Does nothing when a spare is ready.
     ///
     /// # Errors
@@ -123,7 +124,8 @@ impl SegmentPool {
         if !self.state.lock().spares.is_empty() {
             return Ok(());
         }
-        let segment = self.make(Fill::Zeroes)?;
+        let fill = if self.sync.expects_syncs() { Fill::Zeroes } else { Fill::Reserve };
+        let segment = self.make(fill)?;
         let mut state = self.state.lock();
         if segment.identity.segment > state.current {
             state.spares.push_back(segment);

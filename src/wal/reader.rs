@@ -119,9 +119,9 @@ fn read_file(storage: &dyn Storage, path: &Path) -> std::io::Result<Bytes> {
     let file = storage.open(path, OpenMode::Read)?;
     let len = usize::try_from(file.len()?).map_err(|_| std::io::ErrorKind::OutOfMemory)?;
     // NOTE: the length is the file's own, not one that its content claims; a sparse giant still fails politely.
-    let mut bytes = Vec::new();
-    bytes.try_reserve_exact(len).map_err(|_| std::io::ErrorKind::OutOfMemory)?;
-    bytes.resize(len, 0);
+    Vec::<u8>::new().try_reserve_exact(len).map_err(|_| std::io::ErrorKind::OutOfMemory)?;
+    // NOTE: memory of so many zeroes comes without being touched.
+    let mut bytes = vec![0; len];
     read_exact_at(&*file, &mut bytes, 0)?;
     Ok(bytes.into())
 }

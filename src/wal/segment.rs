@@ -103,7 +103,7 @@ pub(super) struct Segment {
 pub(super) enum Fill {
     /// Written with zeroes, so that a later sync changes no metadata at all. Takes its time.
     Zeroes,
-    /// Only reserved, for a writer that waits for it.
+    /// Only reserved: for a writer that waits for the file, or that nobody waits for to sync.
     Reserve,
 }
 

@@ -24,6 +24,8 @@ pub struct WalSync {
     state: Mutex<SyncState>,
     /// Whether the state has a poison, for those who ask at every write.
     poisoned: AtomicBool,
+    /// Whether a writer has waited for a sync; see [`WalSync::expect_syncs`].
+    expected: AtomicBool,
     /// A sync ended, well or not.
     ended: Condvar,
 }
@@ -59,7 +61,12 @@ impl WalSync {
             syncing: false,
             poisoned: None,
         };
-        Self { state: Mutex::new(state), poisoned: AtomicBool::new(false), ended: Condvar::new() }
+        Self {
+            state: Mutex::new(state),
+            poisoned: AtomicBool::new(false),
+            expected: AtomicBool::new(false),
+            ended: Condvar::new(),
+        }
     }
 
     /// Makes everything that was written before the call durable, segments before the current one first, and
@@ -92,6 +99,18 @@ impl WalSync {
             drop(turn);
             state = self.state.lock();
         }
+    }
+
+    /// Writers wait for syncs of this log: from now on its segments are prepared so that a sync changes no metadata,
+    /// which costs writing each of them once.
+    pub fn expect_syncs(&self) {
+        if !self.expected.load(Ordering::Relaxed) {
+            self.expected.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn expects_syncs(&self) -> bool {
+        self.expected.load(Ordering::Relaxed)
     }
 
     /// The end of what was written: every frame before it has reached the operating system.
