@@ -151,14 +151,14 @@ impl NodeCore {
     }
 
     fn compact_shard(self: &Arc<Self>, shard: &Arc<ShardCore>, range: &KeyRange) -> Result<()> {
-        let end = shard.tree.next_table();
+        let bound = shard.tree.full_bound();
         let mut progress = self.progress.subscribe();
         loop {
             progress.borrow_and_update();
             self.lifecycle.check_open()?;
             shard.check_takes_writes()?;
             if let Some(grant) = self.grants.take(IoClass::Compaction, &shard.jobs) {
-                match shard.tree.plan_full_compaction(range, end, self.seqno_watermark(), self.now_ms()) {
+                match shard.tree.plan_full_compaction(range, bound, self.seqno_watermark(), self.now_ms()) {
                     // NOTE: nothing is all that a shard that has just failed plans, too.
                     FullCompaction::Nothing => return shard.check_takes_writes(),
                     FullCompaction::Busy => {}

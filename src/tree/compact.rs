@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     compaction::{
-        Below, Choice, FullChoice, Merged, PickerOptions, Situation, Target, TargetRun, Watermark,
+        Below, Choice, FullBound, FullChoice, Merged, PickerOptions, Situation, Target, TargetRun, Watermark,
         merge_into_tables, pick, pick_full, span_of,
     },
     edit::{TableRecord, VersionEdit},
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    ids::{FileNumber, Level, SeqNo},
+    ids::{Level, SeqNo},
     key::KeyRange,
     table::{CursorSource, Pace},
 };
@@ -133,18 +133,23 @@ impl Tree {
         })
     }
 
-    /// Plans the compaction of everything in `range` into the last level, as far as it lies in tables before
-    /// `end` ([`Tree::next_table`] when the compaction was asked for). Call it, and run what it returns, until
+    /// Where the tree stands now, for [`Tree::plan_full_compaction`].
+    pub fn full_bound(&self) -> FullBound {
+        FullBound { end: self.next_table(), flushed: self.counters.flushed_seqno() }
+    }
+
+    /// Plans the compaction of everything in `range` into the last level, as far as it was in tables at `bound`
+    /// ([`Tree::full_bound`] when the compaction was asked for). Call it, and run what it returns, until
     /// it says [`FullCompaction::Nothing`]. Memtables are the caller's to seal and flush before.
     pub fn plan_full_compaction(
         &self,
         range: &KeyRange,
-        end: FileNumber,
+        bound: FullBound,
         oldest_snapshot: SeqNo,
         now_ms: u64,
     ) -> FullCompaction {
         let watermark = Watermark { oldest_snapshot, now_ms };
-        let planned = self.plan(watermark, |situation| match pick_full(situation, range, end) {
+        let planned = self.plan(watermark, |situation| match pick_full(situation, range, bound) {
             FullChoice::Compact(choice) => Ok(choice),
             FullChoice::Busy => Err(Wait::Busy),
             FullChoice::Nothing => Err(Wait::Nothing),

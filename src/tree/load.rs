@@ -104,6 +104,11 @@ impl Counters {
         Self { flushed_seqno: AtomicU64::new(flushed_seqno.get()), ..Self::default() }
     }
 
+    /// The highest sequence number that was ever flushed.
+    pub(super) fn flushed_seqno(&self) -> SeqNo {
+        SeqNo(self.flushed_seqno.load(Ordering::Relaxed))
+    }
+
     pub(super) fn flushed(&self, bytes: u64, highest: SeqNo) {
         self.flushed_seqno.fetch_max(highest.get(), Ordering::Relaxed);
         self.flushes.fetch_add(1, Ordering::Relaxed);
@@ -164,7 +169,7 @@ impl Tree {
             compaction_bytes_read: read(&self.counters.compaction_bytes_read),
             compaction_bytes_written: read(&self.counters.compaction_bytes_written),
             metadata_bytes: view.version.tables().map(|table| table.table().metadata_bytes()).sum(),
-            flushed_seqno: SeqNo(read(&self.counters.flushed_seqno)),
+            flushed_seqno: self.counters.flushed_seqno(),
         }
     }
 }

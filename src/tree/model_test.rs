@@ -5,14 +5,10 @@ use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use super::{
     CompactionOutput, CompactionPlan, FlushOutput, FullCompaction, ReadView, Strategy, TreeOptions,
+    compaction::FullBound,
     testing::{Rng, Shard, context, delete, drain, guard, hash, open_in, pace, put, tiny, visible},
 };
-use crate::{
-    ids::{FileNumber, SeqNo},
-    key::KeyRange,
-    storage::sim::SimStorage,
-    table::ReadMode,
-};
+use crate::{ids::SeqNo, key::KeyRange, storage::sim::SimStorage, table::ReadMode};
 
 type Version = (u64, Option<Vec<u8>>, Option<u64>);
 
@@ -159,7 +155,7 @@ impl Run {
         }
         let (a, b) = (self.rng.below(120), self.rng.below(120));
         let range = KeyRange::from(key(a.min(b))..=key(a.max(b)));
-        match self.shard.tree.plan_full_compaction(&range, FileNumber(u64::MAX), at, now) {
+        match self.shard.tree.plan_full_compaction(&range, FullBound::NONE, at, now) {
             FullCompaction::Plan(plan) => Some(*plan),
             FullCompaction::Busy | FullCompaction::Nothing => None,
         }

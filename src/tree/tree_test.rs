@@ -42,7 +42,7 @@ fn compact_fully(shard: &Shard, oldest_snapshot: u64, now_ms: u64) {
     for _ in 0..1000 {
         match shard.tree.plan_full_compaction(
             &KeyRange::all(),
-            shard.tree.next_table(),
+            shard.tree.full_bound(),
             SeqNo(oldest_snapshot),
             now_ms,
         ) {
@@ -411,7 +411,7 @@ fn a_job_whose_pace_ends_leaves_nothing_behind() {
     let expected = shard.all();
     for payments in 0..100 {
         let FullCompaction::Plan(plan) =
-            shard.tree.plan_full_compaction(&KeyRange::all(), shard.tree.next_table(), SeqNo(shard.seqno), 0)
+            shard.tree.plan_full_compaction(&KeyRange::all(), shard.tree.full_bound(), SeqNo(shard.seqno), 0)
         else {
             panic!("there is work")
         };
@@ -573,7 +573,7 @@ fn what_everyone_sees_in_the_last_level_has_no_number_and_the_flushed_position_s
     let flushed = shard.tree.stats().flushed_seqno;
     assert!(flushed.0 >= 90, "{flushed}");
     let expected = shard.all();
-    let (range, bound) = (KeyRange::all(), shard.tree.next_table());
+    let (range, bound) = (KeyRange::all(), shard.tree.full_bound());
     while let FullCompaction::Plan(plan) =
         shard.tree.plan_full_compaction(&range, bound, SeqNo(shard.seqno), 0)
     {

@@ -15,8 +15,8 @@ mod size_tiered;
 
 pub use below::Below;
 pub use picker::{
-    Choice, DUE_PERMILLE, FullChoice, KeySpan, Levels, PickerOptions, Situation, TargetRun, debt_bytes, pick,
-    pick_full, score_permille, span_of,
+    Choice, DUE_PERMILLE, FullBound, FullChoice, KeySpan, Levels, PickerOptions, Situation, TargetRun,
+    debt_bytes, pick, pick_full, score_permille, span_of,
 };
 pub use rule::{Verdict, VersionFilter, Watermark};
 pub(super) use run::{Merged, Target, merge_into_tables};

@@ -109,6 +109,21 @@ pub struct Choice {
     pub score_permille: u32,
 }
 
+/// Where a shard stood when a full compaction was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FullBound {
+    /// The tables that there were had lower numbers.
+    pub end: FileNumber,
+    /// What they held had sequence numbers up to here.
+    pub flushed: SeqNo,
+}
+
+impl FullBound {
+    /// Everything, whenever it is written.
+    #[cfg(test)]
+    pub const NONE: Self = Self { end: FileNumber(u64::MAX), flushed: SeqNo::MAX };
+}
+
 /// What a full compaction of a range has to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FullChoice {
@@ -147,12 +162,16 @@ pub fn debt_bytes(levels: &Levels, options: &PickerOptions) -> u64 {
     }
 }
 
-/// Merges what overlaps `range` into L2, as far as it lies in tables before `end`: everything above L2 at once,
-/// then what L2 itself could drop. The outputs are numbered from `end` on, so one who asks again after each
-/// choice comes to an end.
-pub fn pick_full(situation: &Situation<'_>, range: &KeyRange, end: FileNumber) -> FullChoice {
+/// Merges what overlaps `range` into L2, as far as it was in tables at `bound`: everything above L2 at once, then
+/// what L2 itself could drop. Afterwards the one is below and the other has a higher number, so one who asks again after
+/// each choice comes to an end.
+pub fn pick_full(situation: &Situation<'_>, range: &KeyRange, bound: FullBound) -> FullChoice {
     let levels = situation.levels;
-    let is_meant = |table: &Arc<TableRecord>| table.file < end;
+    // NOTE: above L2 the number of a table says nothing: a compaction that ran at the bound writes what is meant to newer ones.
+    let is_meant = |table: &Arc<TableRecord>| match table.level {
+        Level::L2 => table.file < bound.end,
+        Level::L0 | Level::L1 => table.min_seqno <= bound.flushed,
+    };
     let is_garbage = |table: &Arc<TableRecord>| is_garbage(table, situation.watermark);
     let upper = what_hangs_together(levels, range);
     let candidates: Vec<Vec<_>> = if upper.iter().any(is_meant) {

@@ -147,8 +147,8 @@ fn a_range_that_is_being_written_in_l2_is_left_alone() {
         options: OPTIONS,
     };
     assert_eq!(pick(&situation), None);
-    assert_eq!(pick_full(&situation, &KeyRange::all(), FileNumber(9)), FullChoice::Busy);
-    assert_eq!(pick_full(&situation, &KeyRange::all(), FileNumber(4)), FullChoice::Nothing);
+    assert_eq!(pick_full(&situation, &KeyRange::all(), before(9)), FullChoice::Busy);
+    assert_eq!(pick_full(&situation, &KeyRange::all(), before(4)), FullChoice::Nothing);
     assert!(pick(&Situation { writing_l2: &[], ..situation }).is_some());
 }
 
@@ -171,10 +171,28 @@ fn size_tiered_makes_runs_of_the_oldest_tables_and_merges_the_oldest_runs() {
     assert_eq!(files(&choose_from(&levels, &[], OPTIONS).unwrap()), [1, 5, 6, 7, 8]);
 }
 
+/// Before the table of this number and all that follow was written; a table's sequence number is its file's here.
+fn before(file: u64) -> FullBound {
+    FullBound { end: FileNumber(file), flushed: SeqNo(file - 1) }
+}
+
+#[test]
+fn what_was_merged_meanwhile_into_newer_tables_still_goes_down() {
+    // 3 and 4 were in L0 at the bound; a compaction that ran wrote them to 7. 8 was flushed later.
+    let merged = Arc::new(TableRecord { min_seqno: SeqNo(3), ..record(Level::L1, 7, "a", "m") });
+    let levels = Levels { l0: vec![table(Level::L0, 8, "x", "z")], l1: vec![vec![merged]], l2: vec![] };
+    let FullChoice::Compact(choice) = full_of(&levels, &[], &KeyRange::all(), 5) else {
+        panic!("7 is meant")
+    };
+    assert_eq!(files(&choice), [7, 8]);
+    let levels = Levels { l0: levels.l0, l1: vec![], l2: vec![table(Level::L2, 9, "a", "m")] };
+    assert_eq!(full_of(&levels, &[], &KeyRange::all(), 5), FullChoice::Nothing);
+}
+
 fn full_of(levels: &Levels, busy: &[u64], range: &KeyRange, end: u64) -> FullChoice {
     let busy = busy.iter().map(|file| FileNumber(*file)).collect();
     let situation = Situation { levels, busy: &busy, writing_l2: &[], watermark: ALL, options: OPTIONS };
-    pick_full(&situation, range, FileNumber(end))
+    pick_full(&situation, range, before(end))
 }
 
 #[test]
@@ -355,7 +373,7 @@ proptest! {
                     };
                     let range = KeyRange::from([*keys.iter().min().unwrap()]..=[*keys.iter().max().unwrap()]);
                     let choice = if *step == 9 {
-                        match pick_full(&situation, &range, FileNumber(u64::MAX)) {
+                        match pick_full(&situation, &range, FullBound::NONE) {
                             FullChoice::Compact(choice) => Some(choice),
                             _ => None,
                         }
