@@ -63,7 +63,7 @@ impl Compression {
 
 /// Compresses one block after the other, in memory that it keeps (the longest one's, until
 /// [`Compressor::shrink_to`]). While blocks do not shrink it tries only some of
-/// them: after each one that did not it passes over twice as many, up to [`MOST_PASSED`].
+/// them: after each one that did not it passes over twice as many, up to 15.
 pub struct Compressor {
     compression: Compression,
     lz4_table: CompressTable,
