@@ -30,7 +30,7 @@ impl Log {
     fn new(compress_above: Option<usize>) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let storage: Arc<dyn Storage> = Arc::new(DiskStorage::new());
-        let options = WalOptions { segment_bytes: 16 << 20, compress_above };
+        let options = WalOptions { segment_bytes: 16 << 20, compress_above, idle_segments: 2 };
         let wal = dir.path().join("wal");
         let recovered = read_log(&storage, &wal, SHARD, SegmentNumber(1), None).expect("an empty log");
         let (writer, _, _) = create_log(recovered.successor(0, options, 1)).expect("a new log");

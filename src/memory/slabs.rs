@@ -53,8 +53,8 @@ struct Slab {
     cut: usize,
     /// The free one among those that was given back last; it begins with the address of the next.
     free: Option<NonNull<u8>>,
-    /// Whether it stands in its size's list of open slabs.
-    listed: bool,
+    /// Its place in its size's list of open slabs, if it stands there.
+    listed: Option<usize>,
 }
 
 // SAFETY: the addresses lead into the pool's own regions.
@@ -124,9 +124,10 @@ impl Pool {
         if slab.in_use == 0 {
             return self.empty_slab(number);
         }
-        if !slab.listed {
-            slab.listed = true;
-            self.open.get_mut(slab.class)?.push(number);
+        if slab.listed.is_none() {
+            let open = self.open.get_mut(slab.class)?;
+            slab.listed = Some(open.len());
+            open.push(number);
         }
         None
     }
@@ -139,7 +140,7 @@ impl Pool {
             if slab.has_room() {
                 return Some(number);
             }
-            slab.listed = false;
+            slab.listed = None;
             open.pop();
         }
         None
@@ -150,8 +151,9 @@ impl Pool {
             self.add_region();
         }
         let number = self.empty.pop()?;
-        *self.slabs.get_mut(number)? = Slab { class, listed: true, ..Slab::default() };
-        self.open.get_mut(class)?.push(number);
+        let open = self.open.get_mut(class)?;
+        *self.slabs.get_mut(number)? = Slab { class, listed: Some(open.len()), ..Slab::default() };
+        open.push(number);
         self.regions.get_mut(number / SLABS_PER_REGION)?.as_mut()?.slabs_in_use += 1;
         Some(number)
     }
@@ -171,12 +173,15 @@ impl Pool {
     /// Makes a slab serve any size again. Returns its region if that has no slab in use, and there are as many
     /// empty ones elsewhere.
     fn empty_slab(&mut self, number: usize) -> Option<Region> {
-        let (slab, place) = (self.slabs.get_mut(number)?, number / SLABS_PER_REGION);
-        if slab.listed {
-            // NOTE: the list is short: the open slabs of one size.
-            self.open.get_mut(slab.class)?.retain(|open| *open != number);
+        let place = number / SLABS_PER_REGION;
+        let slab = std::mem::take(self.slabs.get_mut(number)?);
+        if let Some(listed) = slab.listed {
+            let open = self.open.get_mut(slab.class)?;
+            open.swap_remove(listed);
+            if let Some(moved) = open.get(listed) {
+                self.slabs.get_mut(*moved)?.listed = Some(listed);
+            }
         }
-        *slab = Slab::default();
         self.empty.push(number);
         let mapped = self.regions.get_mut(place)?;
         let in_use = &mut mapped.as_mut()?.slabs_in_use;

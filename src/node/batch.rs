@@ -74,7 +74,7 @@ impl NodeCore {
         };
         let mut turns = Turns::new();
         for shard in &shards {
-            turns.insert(shard.index, (shard, shard.turn_in_place(durability, true)?));
+            turns.insert(shard.index, (shard, shard.turn_in_place(false)?));
         }
         let done = self.run_together(turns, &[parts], durability == Durability::Synced);
         Some(done.map_err(|failure| failure.error))

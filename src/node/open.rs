@@ -29,6 +29,7 @@ use crate::{
 
 /// A log's segments are no larger: an open makes one, filled with zeroes, and reads the spare ones.
 const MAX_SEGMENT_BYTES: u64 = 8 << 20;
+const MAX_IDLE_SEGMENTS: u64 = 4;
 /// How many threads sync logs.
 const SYNC_WORKERS: usize = 2;
 /// How many reads, and how many other jobs, may wait for a worker.
@@ -203,6 +204,9 @@ fn tree_options(options: &NodeOptions, record: &NodeRecord) -> TreeOptions {
         filter_bits_per_key: options.filter_bits_per_key,
         ..TableOptions::default()
     };
+    let segment_bytes = share.next_multiple_of(4 << 10).clamp(64 << 10, MAX_SEGMENT_BYTES);
+    // What a flush frees can be written again, and all idle segments of the node take no more than its memtables.
+    let idle_segments = usize::try_from((2 * share / segment_bytes).clamp(1, MAX_IDLE_SEGMENTS)).unwrap_or(1);
     TreeOptions {
         memtable_bytes: (2 * share).min(active).max(share),
         table_bytes: options.table_bytes,
@@ -213,7 +217,8 @@ fn tree_options(options: &NodeOptions, record: &NodeRecord) -> TreeOptions {
         },
         l0_trigger: options.l0_trigger,
         wal: WalOptions {
-            segment_bytes: share.next_multiple_of(4 << 10).clamp(64 << 10, MAX_SEGMENT_BYTES),
+            segment_bytes,
+            idle_segments,
             compress_above: options.wal_compress_above.and_then(|bytes| usize::try_from(bytes).ok()),
         },
         hash_seed: record.hash_seed,

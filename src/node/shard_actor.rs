@@ -8,11 +8,10 @@ use actix::{
 };
 use futures_util::StreamExt;
 
-use super::{
-    node_core::NodeCore,
-    request::WriteRequest,
-    shard_core::{MAX_TURN, ShardCore},
-};
+use super::{node_core::NodeCore, request::WriteRequest, shard_core::ShardCore};
+
+/// How many requests one turn takes at the most.
+const MAX_TURN: usize = 1024;
 
 /// One incarnation's actor.
 pub(super) struct ShardActor {

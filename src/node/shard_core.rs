@@ -88,8 +88,6 @@ pub(super) struct Turn<'a> {
 const POLL: Duration = Duration::from_millis(1);
 /// A turn that takes longer than this on average does not run on an async caller's thread.
 const QUICK_TURN_NS: u64 = 200_000;
-/// How many requests one turn takes at the most.
-pub(super) const MAX_TURN: usize = 1024;
 /// How often a caller looks whether the turn has become free before it queues: for some microseconds.
 const SPINS: usize = 100;
 
@@ -116,17 +114,13 @@ impl ShardCore {
         }
     }
 
-    /// Takes the turn for a caller in place. A thread that would block spins while somebody else's turn is under way, for about two buffered
-    /// ones: to queue, and to be woken, costs several times that. Who asks for a sync does not spin: whose turn it is
-    /// may wait for one, too.
-    ///
-    /// Who gets the turn runs what waits in the inbox first ([`ShardCore::take_waiting`]), as it asked before; with
-    /// `only_alone` there is a turn only when nothing waits: for callers that must not wait for a sync in there.
-    pub(super) fn turn_in_place(&self, durability: Durability, only_alone: bool) -> Option<Turn<'_>> {
-        let spins = if only_alone || durability == Durability::Synced { 1 } else { SPINS };
-        for _ in 0..spins {
+    /// Takes the turn for a caller in place, if nobody waits in the inbox. With `patient` it spins while somebody
+    /// else's turn is under way, or somebody waits, for about as long as two buffered turns take: to queue, and to be
+    /// woken, costs several times that.
+    pub(super) fn turn_in_place(&self, patient: bool) -> Option<Turn<'_>> {
+        for _ in 0..if patient { SPINS } else { 1 } {
             if self.gate.seems_idle()
-                && (!only_alone || self.inbox.is_empty())
+                && self.inbox.is_empty()
                 && let Some(turn) = self.try_turn()
             {
                 return Some(turn);
@@ -134,11 +128,6 @@ impl ShardCore {
             std::hint::spin_loop();
         }
         None
-    }
-
-    /// What waits in the inbox, as much as one turn takes, for who has the turn.
-    pub(super) fn take_waiting(&self) -> Vec<WriteRequest> {
-        if self.inbox.is_empty() { Vec::new() } else { self.waiting.try_iter().take(MAX_TURN).collect() }
     }
 
     pub(super) fn try_turn(&self) -> Option<Turn<'_>> {

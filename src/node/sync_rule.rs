@@ -18,7 +18,9 @@ impl NodeCore {
             .open_shards()
             .filter(|other| other.index != shard.index && other.tree.wal().has_unsynced_batch())
             .collect();
-        shard.tree.wal().expect_syncs();
+        for log in others.iter().map(|other| other.tree.wal()).chain([shard.tree.wal()]) {
+            log.expect_syncs();
+        }
         self.sync_logs(shard, &others)
     }
 

@@ -69,7 +69,6 @@ impl NodeCore {
         }
         let writer = &mut *turn.writer;
         let ran = catch_unwind(AssertUnwindSafe(|| {
-            self.run_inbox(shard, writer)?;
             writer.begin_frame(FrameKind::Data);
             writer.stage(op);
             writer.end_frame();
@@ -85,20 +84,6 @@ impl NodeCore {
             self.shard_panicked(shard);
             Err(outcome_unknown())
         })
-    }
-
-    /// Runs what waits in the inbox, which asked before who has the turn now.
-    ///
-    /// # Errors
-    /// Why the shard takes no writes after that.
-    fn run_inbox(&self, shard: &ShardCore, writer: &mut TreeWriter) -> Result<()> {
-        let waiting = shard.take_waiting();
-        if waiting.is_empty() {
-            return Ok(());
-        }
-        self.run_requests(shard, writer, waiting);
-        writer.abandon();
-        shard.check_takes_writes()
     }
 
     fn run_requests(&self, shard: &ShardCore, writer: &mut TreeWriter, requests: Vec<WriteRequest>) {

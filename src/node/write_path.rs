@@ -31,6 +31,12 @@ pub(super) enum Caller {
     Blocking,
 }
 
+/// Whether a caller spins for a turn: not on a runtime's thread, where other tasks have what to do, and not for a
+/// sync, since whose turn it is may wait for one, too.
+fn is_patient(durability: Durability, caller: Caller) -> bool {
+    caller == Caller::Blocking && durability != Durability::Synced
+}
+
 impl NodeCore {
     /// A write of one key, checked and hashed.
     ///
@@ -54,7 +60,7 @@ impl NodeCore {
         if self.lifecycle.check_open().is_err() || !self.may_run_in_place(shard, durability, caller) {
             return None;
         }
-        let turn = shard.turn_in_place(durability, caller == Caller::Async)?;
+        let turn = shard.turn_in_place(is_patient(durability, caller))?;
         Some(self.run_lone_write(shard, turn, op, durability, caller))
     }
 
@@ -189,11 +195,9 @@ impl NodeCore {
         permit: Option<Permit>,
     ) -> Result<()> {
         if self.may_run_in_place(shard, durability, caller)
-            && let Some(turn) = shard.turn_in_place(durability, caller == Caller::Async)
+            && let Some(turn) = shard.turn_in_place(is_patient(durability, caller))
         {
-            let mut requests = shard.take_waiting();
-            requests.push(WriteRequest { work, durability, _permit: permit });
-            self.run_turn(shard, turn, requests);
+            self.run_turn(shard, turn, vec![WriteRequest { work, durability, _permit: permit }]);
             return Ok(());
         }
         self.wait_for_memory(shard).await?;

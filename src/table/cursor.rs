@@ -21,6 +21,9 @@ use crate::{
 /// How much is read, and paid for, at once in the background.
 const READ_AHEAD_BYTES: u64 = 256 << 10;
 
+/// A chunk's memory is used again unless a huge block has made it larger than this.
+const MAX_KEPT_BYTES: usize = 512 << 10;
+
 /// Where a cursor gets its blocks from.
 #[derive(Clone)]
 pub enum CursorSource {
@@ -271,6 +274,7 @@ impl ChunkReader {
         };
         // NOTE: the old chunk's memory is the new one's, unless a block that is still looked at lies in it.
         let memory = std::mem::take(&mut self.chunk).try_into_mut().map_or_else(|_| Vec::new(), Vec::from);
+        let memory = if memory.capacity() > MAX_KEPT_BYTES { Vec::new() } else { memory };
         self.chunk = Bytes::from(read_range_into(memory, &**file, table.path(), start, end - start)?);
         self.chunk_offset = start;
         Ok(())

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     compaction::{
-        Below, Choice, FullBound, FullChoice, Merged, PickerOptions, Situation, Target, TargetRun, Watermark,
-        merge_into_tables, pick, pick_full, span_of,
+        Below, Choice, FullBound, FullChoice, Levels, Merged, PickerOptions, Situation, Target, TargetRun,
+        Watermark, merge_into_tables, pick, pick_full, span_of,
     },
     edit::{TableRecord, VersionEdit},
     handle::TableHandle,
@@ -103,6 +103,11 @@ pub struct CompactionDone {
     pub moved: bool,
 }
 
+/// Whether a shard has time to tidy up: it holds no write in memory.
+pub(super) fn is_at_rest(view: &ReadView) -> bool {
+    view.active.is_empty() && view.sealed.is_empty()
+}
+
 /// Why there is no plan.
 enum Wait {
     Nothing,
@@ -135,7 +140,10 @@ impl Tree {
 
     /// Where the tree stands now, for [`Tree::plan_full_compaction`].
     pub fn full_bound(&self) -> FullBound {
-        FullBound { end: self.next_table(), flushed: self.counters.flushed_seqno() }
+        let view = self.view();
+        let Levels { l0, l1, .. } = view.version.levels();
+        let flushed = l0.iter().chain(l1.iter().flatten()).map(|table| table.max_seqno).max();
+        FullBound { end: self.next_table(), flushed: flushed.unwrap_or_default() }
     }
 
     /// Plans the compaction of everything in `range` into the last level, as far as it was in tables at `bound`
@@ -177,19 +185,13 @@ impl Tree {
         })
     }
 
-    /// What the picker goes by now: a shard that holds no write in memory has time to tidy up.
-    pub(super) fn picker(&self, view: &ReadView) -> PickerOptions {
-        let at_rest = view.active.is_empty() && view.sealed.is_empty();
-        PickerOptions { at_rest, ..self.options.picker() }
-    }
-
     fn situation<'a>(&self, view: &'a ReadView, state: &'a JobState, watermark: Watermark) -> Situation<'a> {
         Situation {
             levels: view.version.levels(),
             busy: &state.busy,
             writing_l2: &state.writing_l2,
             watermark,
-            options: self.picker(view),
+            options: PickerOptions { at_rest: is_at_rest(view), ..self.options.picker() },
         }
     }
 

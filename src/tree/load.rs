@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{
-    compaction::{DUE_PERMILLE, Levels, score_permille},
+    compact::is_at_rest,
+    compaction::{DUE_PERMILLE, Levels},
     edit::TableRecord,
     lsm::Tree,
 };
@@ -104,11 +105,6 @@ impl Counters {
         Self { flushed_seqno: AtomicU64::new(flushed_seqno.get()), ..Self::default() }
     }
 
-    /// The highest sequence number that was ever flushed.
-    pub(super) fn flushed_seqno(&self) -> SeqNo {
-        SeqNo(self.flushed_seqno.load(Ordering::Relaxed))
-    }
-
     pub(super) fn flushed(&self, bytes: u64, highest: SeqNo) {
         self.flushed_seqno.fetch_max(highest.get(), Ordering::Relaxed);
         self.flushes.fetch_add(1, Ordering::Relaxed);
@@ -131,7 +127,7 @@ impl Tree {
         let sealed = view.sealed.iter().map(|sealed| sealed.memtable.memory_bytes() as u64);
         let (flush_running, compactions_running) =
             self.jobs.with(|state| (state.flush_running, state.compactions));
-        let score = version.score_permille().max(score_permille(version.levels(), &self.picker(&view)));
+        let urgency = version.urgency(is_at_rest(&view));
         TreeLoad {
             active_bytes: view.active.memory_bytes() as u64,
             active_entries: view.active.entries() as u64,
@@ -141,10 +137,10 @@ impl Tree {
             sealed_entries: view.sealed.iter().map(|sealed| sealed.memtable.entries() as u64).sum(),
             l0_tables: version.levels().l0.len(),
             level_bytes: version.level_bytes(),
-            compaction_score_permille: score,
-            compaction_due: score >= DUE_PERMILLE,
+            compaction_score_permille: urgency.score_permille,
+            compaction_due: urgency.score_permille >= DUE_PERMILLE,
             garbage_tables: version.garbage_tables(),
-            debt_bytes: version.debt_bytes(),
+            debt_bytes: urgency.debt_bytes,
             flush_running,
             flush_due: !view.sealed.is_empty() && !flush_running,
             compactions_running,
@@ -169,7 +165,7 @@ impl Tree {
             compaction_bytes_read: read(&self.counters.compaction_bytes_read),
             compaction_bytes_written: read(&self.counters.compaction_bytes_written),
             metadata_bytes: view.version.tables().map(|table| table.table().metadata_bytes()).sum(),
-            flushed_seqno: self.counters.flushed_seqno(),
+            flushed_seqno: SeqNo(read(&self.counters.flushed_seqno)),
         }
     }
 }

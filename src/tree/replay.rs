@@ -48,6 +48,10 @@ pub(super) fn replay(
     };
     for frame in log.frames.iter().take(cut.keep_frames).filter(|frame| !is_void(frame)) {
         let ops = usize::try_from(frame.op_count).unwrap_or(usize::MAX);
+        if active.is_empty() {
+            // NOTE: an empty memtable has room for anything, but what waits here is about to be in it.
+            ahead.drain(..).for_each(|(hash, entry)| memtable_writer.insert(hash, &entry));
+        }
         if !memtable_writer.has_room(ops + ahead.len(), frame.ops_bytes() + ahead_bytes(&ahead)) {
             ahead.drain(..).for_each(|(hash, entry)| memtable_writer.insert(hash, &entry));
             sealed.push(seal(Arc::clone(&active)));

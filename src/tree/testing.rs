@@ -58,7 +58,7 @@ pub(super) fn tiny(strategy: Strategy) -> TreeOptions {
         strategy,
         l0_trigger: 2,
         tiered_trigger: 3,
-        wal: WalOptions { segment_bytes: 16 << 10, compress_above: Some(100) },
+        wal: WalOptions { segment_bytes: 16 << 10, compress_above: Some(100), idle_segments: 4 },
         hash_seed: SEED,
     }
 }

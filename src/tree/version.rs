@@ -64,8 +64,17 @@ pub struct Version {
     levels: Levels,
     level_bytes: [u64; 3],
     garbage_tables: usize,
-    score_permille: u32,
-    debt_bytes: u64,
+    /// While writes come, and at rest.
+    urgencies: [Urgency; 2],
+}
+
+/// How much compaction is behind.
+#[derive(Clone, Copy, Debug)]
+pub struct Urgency {
+    /// How urgent a compaction is, for a level's size or a table's dead weight; 1,000 is due.
+    pub score_permille: u32,
+    /// Roughly what compaction must read to catch up.
+    pub debt_bytes: u64,
 }
 
 impl Version {
@@ -101,12 +110,7 @@ impl Version {
             l0: l0.collect(),
             l1,
             l2,
-            score_permille: score_permille(&levels, options).max(if levels.garbage_tables() > 0 {
-                DUE_PERMILLE
-            } else {
-                0
-            }),
-            debt_bytes: debt_bytes(&levels, options),
+            urgencies: [false, true].map(|at_rest| urgency(&levels, &PickerOptions { at_rest, ..*options })),
             level_bytes: levels.bytes(),
             garbage_tables: levels.garbage_tables(),
             levels,
@@ -180,14 +184,18 @@ impl Version {
         self.garbage_tables
     }
 
-    /// How urgent a compaction is, for a level's size or a table's dead weight; 1,000 is due.
-    pub const fn score_permille(&self) -> u32 {
-        self.score_permille
+    /// How much compaction is behind, while writes come or at rest.
+    pub const fn urgency(&self, at_rest: bool) -> Urgency {
+        let [busy, idle] = self.urgencies;
+        if at_rest { idle } else { busy }
     }
+}
 
-    /// Roughly what compaction must read to catch up.
-    pub const fn debt_bytes(&self) -> u64 {
-        self.debt_bytes
+fn urgency(levels: &Levels, options: &PickerOptions) -> Urgency {
+    let garbage = if levels.garbage_tables() > 0 { DUE_PERMILLE } else { 0 };
+    Urgency {
+        score_permille: score_permille(levels, options).max(garbage),
+        debt_bytes: debt_bytes(levels, options),
     }
 }
 

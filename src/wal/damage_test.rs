@@ -32,7 +32,7 @@ fn path(segment: u64) -> PathBuf {
 
 fn sample(stale: bool) -> Sample {
     let mem = MemStorage::default();
-    let options = WalOptions { segment_bytes: 5 << 10, compress_above: Some(60) };
+    let options = WalOptions { segment_bytes: 5 << 10, compress_above: Some(60), idle_segments: 4 };
     let mut log = TestLog::open(&mem.shared(), options);
     if stale {
         // The segments are recycled ones, full of frames of their earlier life.

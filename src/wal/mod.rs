@@ -51,11 +51,13 @@ pub struct WalOptions {
     pub segment_bytes: u64,
     /// Frame bodies of more than this many bytes are compressed with LZ4; `None`: never.
     pub compress_above: Option<usize>,
+    /// How many idle files (spares and freed ones) are kept to be written again; more are removed.
+    pub idle_segments: usize,
 }
 
 impl Default for WalOptions {
     fn default() -> Self {
-        Self { segment_bytes: 16 << 20, compress_above: None }
+        Self { segment_bytes: 16 << 20, compress_above: None, idle_segments: 2 }
     }
 }
 

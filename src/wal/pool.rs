@@ -23,8 +23,6 @@ use crate::{
     storage::Storage,
 };
 
-/// How many idle files (spares and freed ones) a shard keeps; more are removed.
-const IDLE_MAX: usize = 4;
 /// The next segment is prepared when the current one is filled by 1 / this.
 const PREPARE_AT: u64 = 8;
 
@@ -158,7 +156,7 @@ impl SegmentPool {
         let mut doomed = Vec::new();
         for segment in free.into_values().rev() {
             let idle = state.spares.len() + state.freed.len();
-            if segment.recyclable && !poisoned && idle < IDLE_MAX {
+            if segment.recyclable && !poisoned && idle < self.options.idle_segments {
                 state.freed.push_back(segment.path);
             } else {
                 doomed.push(segment.path);

@@ -248,7 +248,7 @@ pub(super) struct TestLog {
 }
 
 pub(super) fn options() -> WalOptions {
-    WalOptions { segment_bytes: SEGMENT_BYTES, compress_above: None }
+    WalOptions { segment_bytes: SEGMENT_BYTES, compress_above: None, idle_segments: 4 }
 }
 
 pub(super) fn read(storage: &Arc<dyn Storage>, floor: u64) -> Result<RecoveredLog> {
