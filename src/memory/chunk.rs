@@ -8,6 +8,8 @@ use std::{
 
 use super::region::{REGION_BYTES, Region};
 
+/// What a processor loads at once.
+const CACHE_LINE_BYTES: usize = 64;
 const ALIGN: usize = 16;
 
 /// Memory of `bytes` bytes, more than none, at a multiple of 16; with whatever was there before. Ends the process, as any
@@ -41,14 +43,14 @@ fn layout(bytes: usize) -> Layout {
     Layout::from_size_align(bytes, ALIGN).expect("a chunk is smaller than the address space")
 }
 
-/// Asks for a cache line, and does not wait for it. The address need not lead anywhere.
+/// Asks for so many cache lines at once, and does not wait for them. The address need not lead anywhere.
 #[inline]
 #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "no stable prefetch there"))]
-pub fn prefetch_line(at: *const u8) {
+pub fn prefetch_lines(at: *const u8, lines: usize) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint; it has no effect but on the cache, wherever the address leads.
-    unsafe {
+    for line in 0..lines {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+        // SAFETY: a hint; it has no effect but on the cache, wherever the address leads.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(line * CACHE_LINE_BYTES).cast()) };
     }
 }

@@ -13,7 +13,7 @@ mod region;
 mod shared;
 mod slabs;
 
-pub use chunk::{allocate_chunk, free_chunk, prefetch_line};
+pub use chunk::{allocate_chunk, free_chunk, prefetch_lines};
 pub use region::{REGION_BYTES, Region};
 pub use shared::Shared;
 pub use slabs::{Piece, Slabs};

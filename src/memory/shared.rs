@@ -13,7 +13,10 @@ use std::{
 
 use arc_swap::RefCnt;
 
-use super::slabs::{Piece, Slabs};
+use super::{
+    chunk::prefetch_lines,
+    slabs::{Piece, Slabs},
+};
 
 /// Counted memory: a header, and bytes that never change.
 #[derive(Debug)]
@@ -70,6 +73,12 @@ impl<H> Shared<H> {
     pub const fn bytes(&self) -> &[u8] {
         // SAFETY: so many bytes were written behind the header, and never change.
         unsafe { slice::from_raw_parts(self.0.add(1).cast().as_ptr(), self.inner().len) }
+    }
+
+    /// Asks for the memory's first `lines` cache lines all at once, and does not wait for them.
+    #[inline]
+    pub fn prefetch(&self, lines: usize) {
+        prefetch_lines(self.0.as_ptr().cast_const().cast(), lines);
     }
 
     const fn inner(&self) -> &Inner<H> {

@@ -15,13 +15,12 @@ use super::{
     free_chunk,
     index::{Index, tag_of},
     layout::{ALIGN, Header, LINK_RECORD, Links, Shape},
-    prefetch_line,
+    prefetch_lines,
     sync::{Arc, AtomicPtr, Ordering, Witness, ZEROED_ATOMICS_ARE_VALID},
 };
 
 const ADDRESS_BITS: u32 = 48;
 const FIRST_CHUNK: usize = 64 << 10;
-const CACHE_LINE_BYTES: usize = 64;
 /// Those of a record with a small value.
 const PREFETCHED_LINES: usize = 3;
 
@@ -56,9 +55,7 @@ impl<'a> Record<'a> {
     /// Asks for the record's first cache lines, and does not wait for them.
     #[inline]
     pub(super) fn prefetch(self) {
-        for line in 0..PREFETCHED_LINES {
-            prefetch_line(self.at.cast::<u8>().wrapping_add(line * CACHE_LINE_BYTES));
-        }
+        prefetch_lines(self.at.cast(), PREFETCHED_LINES);
     }
 
     #[inline]
@@ -136,7 +133,7 @@ impl Slot {
     /// Asks for the slot's cache line, and does not wait for it.
     #[inline]
     pub(super) fn prefetch(&self) {
-        prefetch_line(ptr::from_ref(self).cast());
+        prefetch_lines(ptr::from_ref(self).cast(), 1);
     }
 
     /// Lets readers find a record of the arena that this slot belongs to.

@@ -29,7 +29,7 @@ use crate::{
     entry::{Entry, ValueKind},
     ids::SeqNo,
     key::KeyHash,
-    memory::{allocate_chunk, free_chunk, prefetch_line},
+    memory::{allocate_chunk, free_chunk, prefetch_lines},
 };
 
 #[cfg(test)]

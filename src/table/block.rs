@@ -14,6 +14,7 @@ use crate::{
     entry::ValueKind,
     ids::SeqNo,
     key::KeyHash,
+    memory::prefetch_lines,
 };
 
 /// What is wrong with a block, as a phrase for a corruption error.
@@ -21,6 +22,9 @@ pub(super) type Damage = &'static str;
 
 /// A value is copied out of a block that is more than this many times larger.
 const PIN_RATIO: usize = 4;
+
+/// The cache lines of a short entry.
+const ENTRY_LINES: usize = 3;
 
 const ENDS_EARLY: Damage = "a block that ends early";
 
@@ -219,6 +223,7 @@ impl<'a> BlockView<'a> {
         for _ in 0..slots {
             let found = self.number_at(slots_at, slot).ok_or(ENDS_EARLY)?;
             let Some(offset) = found.checked_sub(1) else { return Ok(None) };
+            self.prefetch_entry(offset);
             let raw = self.entry_at(offset)?;
             if raw.suffix == suffix {
                 return Ok(Some(raw));
@@ -274,6 +279,13 @@ impl<'a> BlockView<'a> {
     #[inline]
     fn entry_bytes(self) -> &'a [u8] {
         self.content.get(self.shape.entries_at as usize..).unwrap_or_default()
+    }
+
+    /// Asks for the lines of a short entry at once: its value is needed as soon as its key.
+    #[inline]
+    fn prefetch_entry(self, offset: usize) {
+        let at = self.content.as_ptr().wrapping_add(self.shape.entries_at as usize + offset);
+        prefetch_lines(at, ENTRY_LINES);
     }
 
     /// The offset of a restart point.

@@ -17,6 +17,7 @@ use crate::{
     codec::archive::{OwnedArchive, to_archive},
     error::{Error, Result},
     key::KeyHash,
+    memory::prefetch_lines,
 };
 
 /// The record kind of the filter's directory.
@@ -64,6 +65,12 @@ impl Filter {
     pub(super) fn may_contain(&self, hash: KeyHash) -> bool {
         let Some(line) = self.lines.get(self.line_of(hash)) else { return true };
         bits_of(hash, self.probes).all(|(word, mask)| line.0.get(word).is_some_and(|word| word & mask != 0))
+    }
+
+    /// Asks for what [`Filter::may_contain`] looks at, and does not wait for it.
+    #[inline]
+    pub(super) fn prefetch(&self, hash: KeyHash) {
+        prefetch_lines(self.lines.as_ptr().wrapping_add(self.line_of(hash)).cast(), 1);
     }
 
     pub(super) fn memory_bytes(&self) -> usize {

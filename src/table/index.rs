@@ -147,22 +147,25 @@ impl Index {
             return (key < &*self.prefix && self.blocks() > 0).then_some(0);
         };
         let head = head_of(rest);
-        let mut block = self.heads.lower_bound(head);
-        let from = self.heads.numbers().get(block..).unwrap_or_default();
-        if from.first() == Some(&head) {
-            let same = from.partition_point(|other| *other == head);
-            let (mut low, mut high) = (block, block + same);
-            while low < high {
-                let middle = low.midpoint(high);
-                if self.separator(middle) < key {
-                    low = middle + 1;
-                } else {
-                    high = middle;
-                }
-            }
-            block = low;
-        }
+        let first = self.heads.lower_bound(head);
+        let is_told_by_head = self.heads.get(first) != Some(head);
+        let block = if is_told_by_head { first } else { self.find_among_same_heads(first, head, key) };
         (block < self.blocks()).then_some(block)
+    }
+
+    /// The same among the blocks from `first` on whose separators have this head.
+    fn find_among_same_heads(&self, first: usize, head: u64, key: &[u8]) -> usize {
+        let behind = head.checked_add(1).map_or(self.blocks(), |next| self.heads.lower_bound(next));
+        let (mut low, mut high) = (first, behind);
+        while low < high {
+            let middle = low.midpoint(high);
+            if self.separator(middle) < key {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
     }
 
     /// A block's separator.
@@ -205,7 +208,7 @@ impl Index {
         let common = common_prefix(self.separator(0), self.separator(last));
         self.prefix = self.separator(0).get(..common).unwrap_or_default().into();
         let heads = (0..=last).map(|block| head_of(self.separator(block).get(common..).unwrap_or_default()));
-        self.heads = Heads::new(heads.collect());
+        self.heads = Heads::new(&heads.collect::<Vec<_>>());
     }
 }
 

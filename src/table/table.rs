@@ -95,7 +95,8 @@ impl Table {
         &self.path
     }
 
-    /// The newest version of `key` with a sequence number up to `at`. `hash` is the key's.
+    /// The newest version of `key` with a sequence number up to `at`. `hash` is the key's. Made for a key that is most
+    /// likely in another table: the filter is asked before anything else.
     ///
     /// # Errors
     /// `Io`, or `Corruption` naming the file and where in it.
@@ -107,6 +108,41 @@ impl Table {
             return Ok(Lookup::Missing);
         }
         let Some(first) = index.find(key) else { return Ok(Lookup::Missing) };
+        self.get_from_blocks(loaded, first, hash, key, at, mode)
+    }
+
+    /// The same, made for a key that most likely is in this table: the memory that a hit needs is asked for while the
+    /// filter's is still on its way.
+    ///
+    /// # Errors
+    /// As [`Table::get`]'s.
+    pub fn get_likely(&self, hash: KeyHash, key: &[u8], at: SeqNo, mode: ReadMode) -> Result<Lookup> {
+        let loaded = self.loaded(mode)?;
+        let Some(loaded) = &*loaded else { return Ok(Lookup::WouldBlock) };
+        let Metadata { filter, index, .. } = &loaded.metadata;
+        if let Some(filter) = filter {
+            filter.prefetch(hash);
+        }
+        let Some(first) = index.find(key) else { return Ok(Lookup::Missing) };
+        loaded.slots.prefetch(first);
+        if filter.as_ref().is_some_and(|filter| !filter.may_contain(hash)) {
+            return Ok(Lookup::Missing);
+        }
+        self.get_from_blocks(loaded, first, hash, key, at, mode)
+    }
+
+    /// The same, from block `first` on.
+    #[inline]
+    fn get_from_blocks(
+        &self,
+        loaded: &Loaded,
+        first: usize,
+        hash: KeyHash,
+        key: &[u8],
+        at: SeqNo,
+        mode: ReadMode,
+    ) -> Result<Lookup> {
+        let index = &loaded.metadata.index;
         for number in first..index.blocks() {
             // A key's versions go on in the next block only where the key itself is the separator.
             if number > first && index.separator(number - 1) != key {

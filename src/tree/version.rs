@@ -143,14 +143,26 @@ impl Version {
                 return Ok(found);
             }
         }
-        for run in self.l1.iter().chain([&self.l2]) {
+        let (upper, last) = self.split_runs();
+        for run in upper {
             let Some(table) = run.find(key) else { continue };
             let found = table.table().get(hash, key, at, mode)?;
             if !matches!(found, Lookup::Missing) {
                 return Ok(found);
             }
         }
-        Ok(Lookup::Missing)
+        let table = last.and_then(|run| run.find(key));
+        table.map_or(Ok(Lookup::Missing), |table| table.table().get_likely(hash, key, at, mode))
+    }
+
+    /// The runs of which each may hold a newer version than those behind it, and the last one, where a key most likely is if
+    /// it is anywhere.
+    fn split_runs(&self) -> (&[Run], Option<&Run>) {
+        if self.l2.tables.is_empty() {
+            self.l1.split_last().map_or((&[], None), |(last, upper)| (upper, Some(last)))
+        } else {
+            (&self.l1, Some(&self.l2))
+        }
     }
 
     /// Every table: L0 newest first, then L1, then L2.

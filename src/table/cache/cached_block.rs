@@ -16,6 +16,8 @@ use crate::{
 /// What a cached block costs besides its content: its head, its place in a queue, and what allocating takes.
 const OVERHEAD_BYTES: u64 = 160;
 const MAX_HEAT: u8 = 3;
+/// The cache lines of a block's head, and of the hash slots behind it as far as a block of the default size has them.
+const HEAD_LINES: usize = 4;
 
 /// A cached block, shared by its slot and its readers.
 #[derive(Clone, Debug)]
@@ -140,7 +142,11 @@ pub(super) struct Slot(ArcSwapAny<Option<Shared<Head>>>);
 impl Slot {
     #[inline]
     pub(super) fn load(&self) -> LoadedBlock {
-        LoadedBlock(self.0.load())
+        let loaded = self.0.load();
+        if let Some(shared) = &*loaded {
+            shared.prefetch(HEAD_LINES);
+        }
+        LoadedBlock(loaded)
     }
 
     /// The block, without counting.

@@ -7,7 +7,10 @@ use super::{
     cached_block::{CachedBlock, LoadedBlock, Slot, charge},
     queues::Resident,
 };
-use crate::table::block::{Block, Damage, Shape};
+use crate::{
+    memory::prefetch_lines,
+    table::block::{Block, Damage, Shape},
+};
 
 /// One table's slots, one for each of its blocks.
 #[derive(Debug)]
@@ -24,6 +27,12 @@ impl BlockSlots {
         cache.slot_bytes.fetch_add(size_of_val(&*slots) as u64, Ordering::Relaxed);
         let table = cache.next_table.fetch_add(1, Ordering::Relaxed);
         Arc::new(Self { cache: Arc::clone(cache), table, slots })
+    }
+
+    /// Asks for a block's slot, and does not wait for it.
+    #[inline]
+    pub(in crate::table) fn prefetch(&self, block: usize) {
+        prefetch_lines(self.slots.as_ptr().wrapping_add(block).cast(), 1);
     }
 
     /// What is in a block's slot. Counts a hit or a miss.
