@@ -18,7 +18,7 @@ mod memtable {
         entry::{Entry, ValueKind},
         ids::SeqNo,
         key::KeyHash,
-        memory::{allocate_chunk, free_chunk, prefetch_line},
+        memory::{allocate_chunk, free_chunk, prefetch_lines},
     };
 
     use self::{

@@ -283,7 +283,7 @@ impl<'a> BlockView<'a> {
 
     /// Asks for the lines of a short entry at once: its value is needed as soon as its key.
     #[inline]
-    fn prefetch_entry(self, offset: usize) {
+    pub(super) fn prefetch_entry(self, offset: usize) {
         let at = self.content.as_ptr().wrapping_add(self.shape.entries_at as usize + offset);
         prefetch_lines(at, ENTRY_LINES);
     }

@@ -8,6 +8,9 @@ use crate::{
     ids::SeqNo,
 };
 
+/// How far behind the next entry memory is asked for.
+const AHEAD_BYTES: usize = 128;
+
 /// Stands on one entry of a block.
 #[derive(Debug)]
 pub(super) struct BlockIter {
@@ -96,7 +99,9 @@ impl BlockIter {
 
     #[inline]
     fn read(&mut self, place: EntryPlace) -> Result<(), Damage> {
-        let raw = self.block.view().entry_at(place.offset)?;
+        let view = self.block.view();
+        let raw = view.entry_at(place.offset)?;
+        view.prefetch_entry(raw.end + AHEAD_BYTES);
         self.key.truncate(self.prefix_len);
         self.key.extend_from_slice(raw.suffix);
         self.seqno = raw.seqno;

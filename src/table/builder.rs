@@ -27,7 +27,8 @@ use super::{
     options::{TableId, TableOptions},
     pace::Pace,
     properties::TableSummary,
-    stored_block::put_stored_block,
+    stored_block::{copy_stored_block, put_stored_block},
+    whole_block::WholeBlock,
 };
 use crate::{
     codec::compress::Compressor,
@@ -53,6 +54,8 @@ pub struct TableBuilder {
     last_key: Vec<u8>,
     last_seqno: SeqNo,
     compressor: Compressor,
+    /// Where the last block ends, if it was copied and stands in no index yet: the next key is not known.
+    copied_to: Option<u64>,
 }
 
 /// The file, and what is not written to it yet.
@@ -101,6 +104,7 @@ impl TableBuilder {
             last_key: vec![],
             last_seqno: SeqNo::MAX,
             compressor: Compressor::new(options.compression),
+            copied_to: None,
         })
     }
 
@@ -118,10 +122,58 @@ impl TableBuilder {
             Ordering::Equal if entry.seqno < self.last_seqno => false,
             Ordering::Equal | Ordering::Less => return Err(self.out_of_order(entry)),
         };
+        self.index_copied(Some(entry.key))?;
         if !self.block.add(hash, entry, new_key, self.options.block_bytes) {
             self.finish_block(Some(entry.key))?;
             self.block.add(hash, entry, new_key, self.options.block_bytes);
         }
+        self.note_entry(hash, entry, new_key);
+        Ok(())
+    }
+
+    /// Whether a block may be copied now: the one that is open would not end much smaller than others for it.
+    pub fn takes_block(&self) -> bool {
+        self.block.is_empty() || self.block.bytes() >= self.options.block_bytes / 2
+    }
+
+    /// Adds a block of another table, which [suits](WholeBlock::suits) this one's options, as it is. `hash_of` hashes a key.
+    ///
+    /// # Errors
+    /// As [`TableBuilder::add`]'s; `Corruption` of the other table.
+    pub fn add_block(&mut self, block: &WholeBlock, hash_of: impl Fn(&[u8]) -> KeyHash) -> Result<()> {
+        let mut is_first = true;
+        let mut begun = Ok(());
+        block.for_each(|entry| {
+            if mem::take(&mut is_first) {
+                begun = self.begin_copy(entry);
+            }
+            if begun.is_ok() {
+                self.note_entry(hash_of(entry.key), entry, true);
+            }
+        })?;
+        begun?;
+        let seed = self.id.checksum_seed(self.out.position());
+        let checksum = copy_stored_block(&mut self.out.chunk, &block.stored, seed);
+        self.summary.count_block(checksum);
+        self.copied_to = Some(self.out.position());
+        self.out.write_full_chunk()
+    }
+
+    /// Ends what comes before a block that is copied and begins with the entry `first`.
+    fn begin_copy(&mut self, first: &Entry<'_>) -> Result<()> {
+        if first.key <= self.last_key.as_slice() {
+            return Err(self.out_of_order(first));
+        }
+        self.index_copied(Some(first.key))?;
+        if self.block.is_empty() { Ok(()) } else { self.finish_block(Some(first.key)) }
+    }
+
+    /// Enters the block that was copied last into the index, before an entry of key `next`.
+    fn index_copied(&mut self, next: Option<&[u8]>) -> Result<()> {
+        self.copied_to.take().map_or(Ok(()), |end| self.index.add(end, &self.last_key, next))
+    }
+
+    fn note_entry(&mut self, hash: KeyHash, entry: &Entry<'_>, new_key: bool) {
         if new_key {
             if self.summary.entries == 0 {
                 self.summary.min_key = Bytes::copy_from_slice(entry.key);
@@ -134,7 +186,6 @@ impl TableBuilder {
         }
         self.last_seqno = entry.seqno;
         self.summary.count(entry, new_key);
-        Ok(())
     }
 
     #[cold]
@@ -153,6 +204,11 @@ impl TableBuilder {
         self.out.position() + self.block.bytes() as u64
     }
 
+    /// The key that was added last, and the number of its version; an empty key before the first.
+    pub fn last(&self) -> (&[u8], SeqNo) {
+        (&self.last_key, self.last_seqno)
+    }
+
     /// How many entries it has.
     pub const fn entries(&self) -> u64 {
         self.summary.entries
@@ -168,7 +224,10 @@ impl TableBuilder {
         if self.summary.entries == 0 {
             return Err(Error::internal("a table needs at least one entry"));
         }
-        self.finish_block(None)?;
+        self.index_copied(None)?;
+        if !self.block.is_empty() {
+            self.finish_block(None)?;
+        }
         self.summary.max_key = Bytes::from(mem::take(&mut self.last_key));
         let mut footer = Footer {
             filter: self.put_filter()?,
@@ -207,10 +266,7 @@ impl TableBuilder {
         self.summary.count_block(checksum);
         self.block.clear();
         self.index.add(self.out.position(), &self.last_key, next)?;
-        if self.out.chunk.len() >= CHUNK_BYTES {
-            self.out.write_chunk()?;
-        }
-        Ok(())
+        self.out.write_full_chunk()
     }
 }
 
@@ -230,6 +286,10 @@ impl Output {
         put(&mut self.chunk, seed)?;
         let bytes = self.chunk.get(start..).unwrap_or_default();
         Ok(PartHandle { offset, len: bytes.len() as u64, checksum: xxh3_64_with_seed(bytes, seed) })
+    }
+
+    fn write_full_chunk(&mut self) -> Result<()> {
+        if self.chunk.len() < CHUNK_BYTES { Ok(()) } else { self.write_chunk() }
     }
 
     fn write_chunk(&mut self) -> Result<()> {

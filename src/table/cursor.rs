@@ -9,8 +9,9 @@ use super::{
     block_iter::BlockIter,
     metadata::read_range_into,
     pace::Pace,
-    stored_block::check_stored_block,
+    stored_block::{CheckedBlock, check_stored_block},
     table::{Loaded, Table},
+    whole_block::WholeBlock,
 };
 use crate::{
     entry::{Cursor, Entry},
@@ -70,6 +71,9 @@ impl TableCursor {
             return Ok(());
         };
         let block = self.fetch(loaded, number, direction)?;
+        if direction == Direction::Forward && self.chunks.is_none() {
+            loaded.slots.prefetch_block(number + 1);
+        }
         let entry = match direction {
             Direction::Forward => block.view().place(0),
             Direction::Backward => block.view().place(block.view().entries() - 1),
@@ -110,6 +114,38 @@ impl TableCursor {
         }
     }
 
+    /// A key at or behind all entries of the block that it stands on the first entry of; nothing if it stands elsewhere, or
+    /// reads through the cache.
+    #[inline]
+    pub fn block_bound(&self) -> Option<&[u8]> {
+        let begins = self.stands && self.chunks.is_some() && self.iter.as_ref()?.place().number == 0;
+        self.loaded.as_ref().filter(|_| begins).map(|loaded| loaded.metadata.index.separator(self.block))
+    }
+
+    /// The block that it stands in, unless it reads through the cache.
+    pub fn whole_block(&self) -> Option<WholeBlock> {
+        let (stored, checked) = self.chunks.as_ref()?.last.clone()?;
+        let loaded = Arc::clone(self.loaded.as_ref()?);
+        let block = self.iter.as_ref()?.block().clone();
+        Some(WholeBlock {
+            table: Arc::clone(&self.table),
+            loaded,
+            number: self.block,
+            stored,
+            checked,
+            block,
+        })
+    }
+
+    /// Moves to the first entry of the next block.
+    ///
+    /// # Errors
+    /// As [`Cursor::next`]'s.
+    pub fn skip_block(&mut self) -> Result<()> {
+        self.stands = false;
+        self.enter(Some(self.block + 1), Direction::Forward)
+    }
+
     /// The block that holds the first key at or behind `key`, or ends before it, and that entry if it is there.
     fn locate(
         &mut self,
@@ -124,6 +160,9 @@ impl TableCursor {
             (None, Direction::Backward) => index.blocks().saturating_sub(1),
         };
         let block = self.fetch(loaded, number, direction)?;
+        if direction == Direction::Forward && self.chunks.is_none() {
+            loaded.slots.prefetch_block(number + 1);
+        }
         let entry = block
             .view()
             .lower_bound(key)
@@ -175,8 +214,7 @@ impl Cursor for TableCursor {
         if !self.stands || self.step(BlockIter::next)? {
             return Ok(());
         }
-        self.stands = false;
-        self.enter(Some(self.block + 1), Direction::Forward)
+        self.skip_block()
     }
 
     fn prev(&mut self) -> Result<()> {
@@ -204,11 +242,13 @@ pub(super) struct ChunkReader {
     file: Option<Arc<dyn StorageFile>>,
     chunk: Bytes,
     chunk_offset: u64,
+    /// The block that was read last, as it is stored.
+    last: Option<(Bytes, CheckedBlock)>,
 }
 
 impl ChunkReader {
     pub(super) const fn new(pace: Arc<dyn Pace>) -> Self {
-        Self { pace, file: None, chunk: Bytes::new(), chunk_offset: 0 }
+        Self { pace, file: None, chunk: Bytes::new(), chunk_offset: 0, last: None }
     }
 
     /// A block of `table`, which is the same in every call, and its checksum.
@@ -231,7 +271,8 @@ impl ChunkReader {
         };
         let checked = check_stored_block(&stored, table.id().checksum_seed(offset));
         let block = checked.and_then(|checked| {
-            let block = Block::read(checked.content_in(stored)?)?;
+            let block = Block::read(checked.content_in(stored.clone())?)?;
+            self.last = Some((stored, checked));
             Ok((block, checked.checksum()))
         });
         block.map_err(|damage| table.damaged_block(loaded, number, damage))
@@ -268,6 +309,7 @@ impl ChunkReader {
             next = step.unwrap_or(next);
         }
         self.pace.pay(end - start)?;
+        self.last = None;
         let file = match &self.file {
             Some(file) => file,
             None => self.file.insert(table.file()?),

@@ -30,6 +30,7 @@ mod stored_block;
 #[expect(clippy::module_inception, reason = "the file of the type `Table`")]
 mod table;
 mod verify;
+mod whole_block;
 
 #[cfg(test)]
 mod table_test;
@@ -43,3 +44,4 @@ pub use options::{TableId, TableOptions};
 pub use pace::{NoPace, Pace};
 pub use properties::TableSummary;
 pub use table::{Table, TableExpectation};
+pub use whole_block::WholeBlock;

@@ -44,6 +44,16 @@ pub(super) fn put_stored_block(
     Ok(checksum)
 }
 
+/// Appends a stored block of another table, or of another place in this one, as it is but for its checksum, which is
+/// returned.
+pub(super) fn copy_stored_block(out: &mut Vec<u8>, stored: &[u8], seed: u64) -> u64 {
+    let content = stored.split_last_chunk::<CHECKSUM_BYTES>().map_or(stored, |(content, _)| content);
+    let checksum = xxh3_64_with_seed(content, seed);
+    out.extend_from_slice(content);
+    out.extend_from_slice(&checksum.to_le_bytes());
+    checksum
+}
+
 /// A stored block whose checksum held.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CheckedBlock {
@@ -81,6 +91,16 @@ impl CheckedBlock {
     /// The checksum in the trailer.
     pub(super) const fn checksum(self) -> u64 {
         self.checksum
+    }
+
+    /// How it is compressed.
+    pub(super) const fn compression(self) -> Compression {
+        self.compression
+    }
+
+    /// The content's length before it was compressed.
+    pub(super) const fn raw_len(self) -> usize {
+        self.raw_len
     }
 
     /// The content of the block, from an owned copy of it.

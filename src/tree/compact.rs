@@ -99,6 +99,8 @@ pub struct CompactionDone {
     pub bytes_written: u64,
     /// Entries that nobody needed any more.
     pub entries_dropped: u64,
+    /// Data blocks that were taken over as they were.
+    pub blocks_copied: u64,
     /// Whether the tables only changed their level.
     pub moved: bool,
 }
@@ -285,8 +287,7 @@ impl Tree {
         })?;
         let bytes_read =
             if choice.is_move { 0 } else { choice.inputs.iter().map(|table| table.file_bytes).sum() };
-        self.counters.compacted(choice.is_move, bytes_read, merged.bytes());
-        Ok(CompactionDone {
+        let done = CompactionDone {
             from: choice.from,
             to: choice.target,
             tables_in: choice.inputs.len(),
@@ -294,8 +295,11 @@ impl Tree {
             bytes_read,
             bytes_written: merged.bytes(),
             entries_dropped: merged.entries_read.saturating_sub(merged.entries_written),
+            blocks_copied: merged.blocks_copied,
             moved: choice.is_move,
-        })
+        };
+        self.counters.compacted(&done);
+        Ok(done)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{
-    compact::is_at_rest,
+    compact::{CompactionDone, is_at_rest},
     compaction::{DUE_PERMILLE, Levels},
     edit::TableRecord,
     lsm::Tree,
@@ -82,6 +82,8 @@ pub struct TreeStats {
     pub compaction_bytes_read: u64,
     /// Bytes that compactions wrote.
     pub compaction_bytes_written: u64,
+    /// Data blocks among them that were taken over as they were.
+    pub blocks_copied: u64,
     /// What the tables keep in memory, cached blocks excluded.
     pub metadata_bytes: u64,
     /// The highest sequence number that was ever flushed.
@@ -96,6 +98,7 @@ pub(super) struct Counters {
     moves: AtomicU64,
     compaction_bytes_read: AtomicU64,
     compaction_bytes_written: AtomicU64,
+    blocks_copied: AtomicU64,
     flushed_seqno: AtomicU64,
 }
 
@@ -111,11 +114,12 @@ impl Counters {
         self.flush_bytes_written.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn compacted(&self, moved: bool, bytes_read: u64, bytes_written: u64) {
-        let counter = if moved { &self.moves } else { &self.compactions };
+    pub(super) fn compacted(&self, done: &CompactionDone) {
+        let counter = if done.moved { &self.moves } else { &self.compactions };
         counter.fetch_add(1, Ordering::Relaxed);
-        self.compaction_bytes_read.fetch_add(bytes_read, Ordering::Relaxed);
-        self.compaction_bytes_written.fetch_add(bytes_written, Ordering::Relaxed);
+        self.compaction_bytes_read.fetch_add(done.bytes_read, Ordering::Relaxed);
+        self.compaction_bytes_written.fetch_add(done.bytes_written, Ordering::Relaxed);
+        self.blocks_copied.fetch_add(done.blocks_copied, Ordering::Relaxed);
     }
 }
 
@@ -162,6 +166,7 @@ impl Tree {
             flush_bytes_written: read(&self.counters.flush_bytes_written),
             compactions: read(&self.counters.compactions),
             moves: read(&self.counters.moves),
+            blocks_copied: read(&self.counters.blocks_copied),
             compaction_bytes_read: read(&self.counters.compaction_bytes_read),
             compaction_bytes_written: read(&self.counters.compaction_bytes_written),
             metadata_bytes: view.version.tables().map(|table| table.table().metadata_bytes()).sum(),

@@ -3,10 +3,11 @@
 
 use std::cmp::Ordering;
 
-use super::loser_tree::LoserTree;
+use super::{block_cursor::BlockCursor, loser_tree::LoserTree};
 use crate::{
     entry::{Cursor, Entry},
     error::Result,
+    table::WholeBlock,
 };
 
 #[derive(Debug)]
@@ -49,11 +50,16 @@ impl<C: Cursor> MergeCursor<C> {
     /// Moves the first source one step in the current direction.
     #[inline]
     fn step(&mut self) -> Result<()> {
+        if self.forward { self.move_first(Cursor::next) } else { self.move_first(Cursor::prev) }
+    }
+
+    /// Moves the first source with `step`, then finds which is the first now.
+    #[inline]
+    fn move_first(&mut self, step: impl FnOnce(&mut C) -> Result<()>) -> Result<()> {
         let Some(source) = self.order.first().and_then(|first| self.sources.get_mut(first)) else {
             return Ok(());
         };
-        let moved = if self.forward { source.cursor.next() } else { source.cursor.prev() };
-        if let Err(error) = moved {
+        if let Err(error) = step(&mut source.cursor) {
             self.order.rebuild(0, |_, _| false);
             return Err(error);
         }
@@ -170,6 +176,30 @@ impl<C: Cursor> Cursor for MergeCursor<C> {
     fn entry(&self) -> Option<Entry<'_>> {
         let first = self.sources.get(self.order.first()?)?;
         if first.stands { first.cursor.entry() } else { None }
+    }
+}
+
+impl<C: BlockCursor> BlockCursor for MergeCursor<C> {
+    #[inline]
+    fn block_bound(&self) -> Option<&[u8]> {
+        let first = self.order.first().filter(|_| self.forward)?;
+        let bound = self.sources.get(first)?.cursor.block_bound()?;
+        let prefix = key_prefix(bound);
+        let is_behind = |(place, source): (usize, &Source<C>)| {
+            place == first
+                || !source.stands
+                || source.prefix > prefix
+                || (source.prefix == prefix && source.cursor.key().is_some_and(|key| key > bound))
+        };
+        self.sources.iter().enumerate().all(is_behind).then_some(bound)
+    }
+
+    fn whole_block(&self) -> Option<WholeBlock> {
+        self.sources.get(self.order.first()?)?.cursor.whole_block()
+    }
+
+    fn skip_block(&mut self) -> Result<()> {
+        self.move_first(BlockCursor::skip_block)
     }
 }
 

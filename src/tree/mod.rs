@@ -19,6 +19,7 @@ mod shards_test;
 #[cfg(test)]
 mod tree_test;
 
+mod block_cursor;
 pub mod compact;
 pub mod compaction;
 pub mod cut;

@@ -245,7 +245,7 @@ impl Run {
     }
 }
 
-fn run(seed: u64, steps: u64, options: TreeOptions) -> (u64, [u64; 3]) {
+fn run(seed: u64, steps: u64, options: TreeOptions) -> (u64, [u64; 4]) {
     let mut run = Run::new(seed, options);
     for step in 0..steps {
         if step == steps / 2 && seed % 4 == 3 {
@@ -274,20 +274,22 @@ fn run(seed: u64, steps: u64, options: TreeOptions) -> (u64, [u64; 3]) {
         sim.paths().into_iter().filter(|path| path.extension().is_some_and(|e| e == "sst")).collect();
     assert_eq!(left.len(), live.len(), "files leak at close");
     drop(model);
-    (run.checks, [stats.flushes, stats.compactions, stats.moves])
+    (run.checks, [stats.flushes, stats.compactions, stats.moves, stats.blocks_copied])
 }
 
 fn run_seeds(seeds: std::ops::Range<u64>, steps: u64, options: &TreeOptions) {
-    let mut total = (0, [0; 3]);
+    let mut total = (0, [0; 4]);
     for seed in seeds.clone() {
         let result = std::panic::catch_unwind(|| run(seed, steps, options.clone()));
         let (checks, work) = result.unwrap_or_else(|_| panic!("seed {seed} of {steps} steps failed"));
         total.0 += checks;
         total.1.iter_mut().zip(work).for_each(|(sum, n)| *sum += n);
     }
-    let (checks, [flushes, compactions, moves]) = total;
-    println!("{seeds:?}: {checks} checks, {flushes} flushes, {compactions} compactions, {moves} moves");
-    assert!(flushes > 0 && compactions > 0);
+    let (checks, [flushes, compactions, moves, copied]) = total;
+    println!(
+        "{seeds:?}: {checks} checks, {flushes} flushes, {compactions} compactions, {moves} moves, {copied} blocks copied"
+    );
+    assert!(flushes > 0 && compactions > 0 && copied > 0);
 }
 
 #[test]

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::handle::TableHandle;
+use super::{block_cursor::BlockCursor, handle::TableHandle};
 use crate::{
     entry::{Cursor, Entry},
     error::Result,
-    table::{CursorSource, TableCursor},
+    table::{CursorSource, TableCursor, WholeBlock},
 };
 
 pub(super) struct RunCursor {
@@ -35,6 +35,33 @@ impl RunCursor {
         self.current = Some((place, cursor));
         Ok(())
     }
+
+    /// Moves forward inside the table by `step`, and to the next table from its end.
+    #[inline]
+    fn forward(&mut self, step: impl FnOnce(&mut TableCursor) -> Result<()>) -> Result<()> {
+        let Some((place, cursor)) = &mut self.current else { return Ok(()) };
+        step(cursor)?;
+        if cursor.entry().is_none() {
+            let next = *place + 1;
+            self.enter(Some(next), Cursor::seek_first)?;
+        }
+        Ok(())
+    }
+}
+
+impl BlockCursor for RunCursor {
+    #[inline]
+    fn block_bound(&self) -> Option<&[u8]> {
+        self.current.as_ref()?.1.block_bound()
+    }
+
+    fn whole_block(&self) -> Option<WholeBlock> {
+        self.current.as_ref()?.1.whole_block()
+    }
+
+    fn skip_block(&mut self) -> Result<()> {
+        self.forward(TableCursor::skip_block)
+    }
 }
 
 impl Cursor for RunCursor {
@@ -58,13 +85,7 @@ impl Cursor for RunCursor {
 
     #[inline]
     fn next(&mut self) -> Result<()> {
-        let Some((place, cursor)) = &mut self.current else { return Ok(()) };
-        cursor.next()?;
-        if cursor.entry().is_none() {
-            let next = *place + 1;
-            self.enter(Some(next), Cursor::seek_first)?;
-        }
-        Ok(())
+        self.forward(Cursor::next)
     }
 
     fn prev(&mut self) -> Result<()> {

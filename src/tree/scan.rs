@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{
+    block_cursor::BlockCursor,
     merge::MergeCursor,
     pair_batch::{PairBatch, PairBatchBuilder},
     run_cursor::RunCursor,
@@ -14,7 +15,7 @@ use crate::{
     error::{Error, Result},
     key::KeyRange,
     memtable::MemtableCursor,
-    table::{CursorSource, TableCursor},
+    table::{CursorSource, TableCursor, WholeBlock},
 };
 
 /// One of the sources that a scan, a flush or a compaction merges.
@@ -68,6 +69,21 @@ impl Cursor for SourceCursor {
     #[inline]
     fn key(&self) -> Option<&[u8]> {
         each_source!(self, cursor => cursor.key())
+    }
+}
+
+impl BlockCursor for SourceCursor {
+    #[inline]
+    fn block_bound(&self) -> Option<&[u8]> {
+        each_source!(self, cursor => BlockCursor::block_bound(cursor))
+    }
+
+    fn whole_block(&self) -> Option<WholeBlock> {
+        each_source!(self, cursor => BlockCursor::whole_block(cursor))
+    }
+
+    fn skip_block(&mut self) -> Result<()> {
+        each_source!(self, cursor => BlockCursor::skip_block(cursor))
     }
 }
 

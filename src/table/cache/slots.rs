@@ -35,6 +35,12 @@ impl BlockSlots {
         prefetch_lines(self.slots.as_ptr().wrapping_add(block).cast(), 1);
     }
 
+    /// Asks for the beginning of a block if it is cached, and does not wait for it.
+    #[inline]
+    pub(in crate::table) fn prefetch_block(&self, block: usize) {
+        self.slots.get(block).map(Slot::load);
+    }
+
     /// What is in a block's slot. Counts a hit or a miss.
     #[inline]
     pub(in crate::table) fn get(&self, block: usize) -> LoadedBlock {

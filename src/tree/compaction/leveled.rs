@@ -11,7 +11,7 @@ use crate::{ids::Level, tree::edit::TableRecord};
 /// So many times the trigger's L0 tables are merged at once at most, to bound one compaction.
 const L0_BATCH: usize = 4;
 /// At rest, L0 is merged into L1 if it has at least this part of L1's bytes.
-const LEAST_PART_AT_REST: u64 = 8;
+const LEAST_PART_AT_REST: u64 = 32;
 
 /// The most urgent choice.
 pub(super) fn pick(situation: &Situation<'_>) -> Option<Choice> {

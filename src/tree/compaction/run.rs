@@ -8,13 +8,14 @@ use super::{
     rule::{Verdict, VersionFilter, Watermark},
 };
 use crate::{
-    entry::{Cursor, Entry, ValueKind},
-    error::Result,
+    entry::{Entry, ValueKind},
+    error::{Error, Result},
     ids::{FileNumber, Level, SeqNo, ShardId},
     key::KeyHash,
     storage::Storage,
     table::{Pace, TableBuilder, TableId, TableOptions, TableSummary},
     tree::{
+        block_cursor::BlockCursor,
         edit::{TableRecord, table_path},
         jobs::Fence,
     },
@@ -42,6 +43,7 @@ pub(in crate::tree) struct Merged {
     pub(in crate::tree) tables: Vec<TableRecord>,
     pub(in crate::tree) entries_read: u64,
     pub(in crate::tree) entries_written: u64,
+    pub(in crate::tree) blocks_copied: u64,
     storage: Arc<dyn Storage>,
     shard_dir: PathBuf,
     keep: bool,
@@ -50,7 +52,8 @@ pub(in crate::tree) struct Merged {
 impl Merged {
     /// Nothing yet.
     pub(in crate::tree) fn new(storage: Arc<dyn Storage>, shard_dir: PathBuf) -> Self {
-        Self { tables: Vec::new(), entries_read: 0, entries_written: 0, storage, shard_dir, keep: false }
+        let (tables, keep) = (Vec::new(), false);
+        Self { tables, entries_read: 0, entries_written: 0, blocks_copied: 0, storage, shard_dir, keep }
     }
 
     /// The bytes of all new tables.
@@ -85,7 +88,7 @@ impl Drop for Merged {
 /// # Errors
 /// What reading, writing or the pace fails with. No new file is left behind.
 pub(in crate::tree) fn merge_into_tables(
-    mut cursor: impl Cursor,
+    mut cursor: impl BlockCursor,
     watermark: Watermark,
     below: &Below,
     target: &Target<'_>,
@@ -103,6 +106,14 @@ pub(in crate::tree) fn merge_into_tables(
         if entry.key != key {
             out.end_key(&key, filter.end_key(|| below.may_hold(&key)))?;
             key.clear();
+            if let Some((last, seqno)) = out.copy_block(&cursor, watermark)? {
+                // Older versions of the block's last key may begin the next one.
+                key.extend_from_slice(last);
+                out.hash = KeyHash::of(&key, target.hash_seed);
+                filter.admit(seqno, ValueKind::Put, None);
+                cursor.skip_block()?;
+                continue;
+            }
             key.extend_from_slice(entry.key);
             out.hash = KeyHash::of(&key, target.hash_seed);
         }
@@ -133,12 +144,43 @@ struct Outputs<'a> {
 
 impl Outputs<'_> {
     fn add(&mut self, entry: &Entry<'_>) -> Result<()> {
-        let (_, builder) = match &mut self.open {
-            Some(open) => open,
-            None => self.open.insert(create_table(self.target)?),
-        };
         self.merged.entries_written += 1;
-        builder.add(self.hash, entry)
+        let hash = self.hash;
+        self.table()?.add(hash, entry)
+    }
+
+    /// The open table.
+    fn table(&mut self) -> Result<&mut TableBuilder> {
+        if self.open.is_none() {
+            self.open = Some(create_table(self.target)?);
+        }
+        let open = self.open.as_mut().map(|(_, builder)| builder);
+        open.ok_or_else(|| Error::internal("a table that was just opened is not there"))
+    }
+
+    /// Takes over the block whose first entry the cursor stands on, if nothing in it would change. Returns its last key and
+    /// that entry's number.
+    fn copy_block(
+        &mut self,
+        cursor: &impl BlockCursor,
+        watermark: Watermark,
+    ) -> Result<Option<(&[u8], SeqNo)>> {
+        let takes_block = self.open.as_ref().is_none_or(|(_, builder)| builder.takes_block());
+        if !takes_block || cursor.block_bound().is_none() {
+            return Ok(None);
+        }
+        let Some(block) = cursor.whole_block() else { return Ok(None) };
+        let keeps = |seqno| kept_seqno(seqno, watermark, self.target.level) == seqno;
+        if !block.suits(&self.target.options, keeps)? {
+            return Ok(None);
+        }
+        self.merged.entries_read += block.entries();
+        self.merged.entries_written += block.entries();
+        self.merged.blocks_copied += 1;
+        let seed = self.target.hash_seed;
+        let table = self.table()?;
+        table.add_block(&block, |key| KeyHash::of(key, seed))?;
+        Ok(Some(table.last()))
     }
 
     fn add_tombstone(&mut self, key: &[u8], seqno: Option<SeqNo>) -> Result<()> {
@@ -197,3 +239,7 @@ fn record_of(target: &Target<'_>, file: FileNumber, summary: TableSummary) -> Ta
         max_key: summary.max_key,
     }
 }
+
+#[cfg(test)]
+#[path = "run_test.rs"]
+mod tests;
