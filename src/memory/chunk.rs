@@ -8,8 +8,6 @@ use std::{
 
 use super::region::{REGION_BYTES, Region};
 
-/// What a processor loads at once.
-const CACHE_LINE_BYTES: usize = 64;
 const ALIGN: usize = 16;
 
 /// Memory of `bytes` bytes, more than none, at a multiple of 16; with whatever was there before. Ends the process, as any
@@ -50,6 +48,7 @@ pub fn prefetch_lines(at: *const u8, lines: usize) {
     #[cfg(target_arch = "x86_64")]
     for line in 0..lines {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        const CACHE_LINE_BYTES: usize = 64;
         // SAFETY: a hint; it has no effect but on the cache, wherever the address leads.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(line * CACHE_LINE_BYTES).cast()) };
     }

@@ -56,6 +56,8 @@ pub struct TableBuilder {
     compressor: Compressor,
     /// Where the last block ends, if it was copied and stands in no index yet: the next key is not known.
     copied_to: Option<u64>,
+    /// Whether the last block is much smaller than asked for.
+    ends_short: bool,
 }
 
 /// The file, and what is not written to it yet.
@@ -105,6 +107,7 @@ impl TableBuilder {
             last_seqno: SeqNo::MAX,
             compressor: Compressor::new(options.compression),
             copied_to: None,
+            ends_short: false,
         })
     }
 
@@ -131,9 +134,14 @@ impl TableBuilder {
         Ok(())
     }
 
-    /// Whether a block may be copied now: the one that is open would not end much smaller than others for it.
+    /// Whether a block may be copied now: the one that is open would not end much smaller than others for it, or at least
+    /// the one before did not.
     pub fn takes_block(&self) -> bool {
-        self.block.is_empty() || self.block.bytes() >= self.options.block_bytes / 2
+        self.block.is_empty() || !self.is_short(self.block.bytes()) || !self.ends_short
+    }
+
+    const fn is_short(&self, block_bytes: usize) -> bool {
+        block_bytes < self.options.block_bytes / 2
     }
 
     /// Adds a block of another table, which [suits](WholeBlock::suits) this one's options, as it is. `hash_of` hashes a key.
@@ -156,6 +164,7 @@ impl TableBuilder {
         let checksum = copy_stored_block(&mut self.out.chunk, &block.stored, seed);
         self.summary.count_block(checksum);
         self.copied_to = Some(self.out.position());
+        self.ends_short = false;
         self.out.write_full_chunk()
     }
 
@@ -262,7 +271,9 @@ impl TableBuilder {
     fn finish_block(&mut self, next: Option<&[u8]>) -> Result<()> {
         let seed = self.id.checksum_seed(self.out.position());
         let raw = self.block.finish();
+        let raw_bytes = raw.len();
         let checksum = put_stored_block(&mut self.out.chunk, raw, &mut self.compressor, seed)?;
+        self.ends_short = self.is_short(raw_bytes);
         self.summary.count_block(checksum);
         self.block.clear();
         self.index.add(self.out.position(), &self.last_key, next)?;

@@ -124,6 +124,9 @@ impl TableCursor {
 
     /// The block that it stands in, unless it reads through the cache.
     pub fn whole_block(&self) -> Option<WholeBlock> {
+        if !self.stands {
+            return None;
+        }
         let (stored, checked) = self.chunks.as_ref()?.last.clone()?;
         let loaded = Arc::clone(self.loaded.as_ref()?);
         let block = self.iter.as_ref()?.block().clone();

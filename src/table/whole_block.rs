@@ -43,7 +43,7 @@ impl WholeBlock {
     pub fn suits(&self, options: &TableOptions, keeps: impl Fn(SeqNo) -> bool) -> Result<bool> {
         let bytes = self.checked.raw_len();
         let is_sized =
-            bytes >= options.block_bytes / 2 && (bytes <= options.block_bytes * 2 || self.entries() == 1);
+            bytes >= options.block_bytes / 2 && (bytes <= options.block_bytes * 3 / 2 || self.entries() == 1);
         if self.checked.compression() != options.compression || !is_sized {
             return Ok(false);
         }
@@ -53,13 +53,14 @@ impl WholeBlock {
         self.has_only_keys_of_one_version(is_plain).map_err(|damage| self.damaged(damage))
     }
 
+    /// Out of order, they are none either: who adds them one by one says so.
     fn has_only_keys_of_one_version(&self, is_plain: impl Fn(&RawEntry<'_>) -> bool) -> Result<bool, Damage> {
         let view = self.block.view();
         let mut offset = view.place(0)?.offset;
         let mut last_suffix = None;
         for _ in 0..view.entries() {
             let raw = view.entry_at(offset)?;
-            if !is_plain(&raw) || last_suffix == Some(raw.suffix) {
+            if !is_plain(&raw) || last_suffix.is_some_and(|last| last >= raw.suffix) {
                 return Ok(false);
             }
             (offset, last_suffix) = (raw.end, Some(raw.suffix));

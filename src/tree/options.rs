@@ -39,7 +39,7 @@ pub struct TreeOptions {
     pub tiered_trigger: usize,
     /// The log.
     pub wal: WalOptions,
-    /// The node's hash seed: compaction hashes each key anew for filters and in-block indexes.
+    /// The node's hash seed, for filters and in-block indexes. It never changes: compaction copies blocks with theirs.
     pub hash_seed: u64,
 }
 

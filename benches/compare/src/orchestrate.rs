@@ -19,6 +19,9 @@ use crate::{
     workloads::{self, Place},
 };
 
+/// So often a group is measured while the machine's host takes too much time.
+const TRIES: u32 = 4;
+
 /// Measures what was asked for and writes the report.
 pub fn compare(run: &Run) -> Result<()> {
     fs::create_dir_all(&run.out).with_context(|| format!("cannot make {}", run.out.display()))?;
@@ -28,7 +31,7 @@ pub fn compare(run: &Run) -> Result<()> {
         for group in &groups {
             for &engine in &run.engine {
                 eprintln!("round {} of {}: {} of {}", round + 1, run.rounds, group.name, engine.name());
-                samples.write_all(&measure_in_child(run, group, engine, round)?)?;
+                samples.write_all(&measure_undisturbed(run, group, engine, round)?)?;
             }
         }
     }
@@ -47,6 +50,30 @@ fn chosen_groups(names: &[String]) -> Result<Vec<Group>> {
         found.copied().with_context(|| format!("no workload is called {name}: there are {}", known()))
     };
     names.iter().map(find).collect()
+}
+
+/// The samples of a process that the machine's host took little time from: of the first such, or of the best of some.
+fn measure_undisturbed(run: &Run, group: &Group, engine: EngineKind, round: u32) -> Result<Vec<u8>> {
+    let mut best: Option<(f64, Vec<u8>)> = None;
+    for _ in 0..TRIES {
+        let output = measure_in_child(run, group, engine, round)?;
+        let stolen = steal_percent(&output)?;
+        if best.as_ref().is_none_or(|(least, _)| stolen < *least) {
+            best = Some((stolen, output));
+        }
+        if stolen <= run.max_steal {
+            break;
+        }
+        eprintln!("the host took {stolen:.0} % of the time from {} of {}", group.name, engine.name());
+    }
+    best.map(|(_, output)| output).context("nothing was measured")
+}
+
+/// What the host took from the process whose samples these are.
+fn steal_percent(samples: &[u8]) -> Result<f64> {
+    let first = samples.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let sample: Sample = serde_json::from_slice(first).context("a process without samples")?;
+    Ok(sample.usage.steal_percent)
 }
 
 /// One process's samples, as it printed them.
