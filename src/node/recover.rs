@@ -11,15 +11,15 @@ use std::{
 use super::{
     env::Env,
     options::NodeOptions,
-    parallel::{cores, in_parallel},
+    parallel::{both, cores, in_parallel},
 };
 use crate::{
     error::{Error, ErrorKind, Result},
     ids::{BatchId, SeqNo, ShardId},
     storage::{OpenMode, Storage},
     tree::{
-        RecoverySummary, SettledRecovery, ShardLog, Tree, TreeContext, TreeOptions, TreeRecovery, TreeWriter,
-        consistent_cut,
+        Cut, RecoverySummary, Replay, Replayed, SettledRecovery, ShardLog, Tree, TreeContext, TreeOptions,
+        TreeRecovery, TreeWriter, consistent_cut,
     },
 };
 
@@ -84,12 +84,6 @@ pub(super) fn recover(
     let highest_seqno =
         intact.iter().map(|(_, recovery)| recovery.highest_seqno()).fold(highest_seqno, SeqNo::max);
     let clock_high_ms = intact.iter().map(|(_, recovery)| recovery.clock_high_ms()).max().unwrap_or_default();
-    // IMPORTANT: every log is durable before any shard flushes what it recovered, because a flush makes a
-    // cross-shard batch count as standing in that shard.
-    in_parallel(intact.iter().collect(), cores(), |(_, recovery)| recovery.sync_log())
-        .into_iter()
-        .collect::<Result<()>>()?;
-    sync_others()?;
     let mut cuts = consistent_cut(&logs);
     let work: Vec<_> = intact
         .into_iter()
@@ -97,11 +91,14 @@ pub(super) fn recover(
             (place, recovery, cuts.get_mut(place).map(std::mem::take).unwrap_or_default())
         })
         .collect();
-    let settled = in_parallel(work, cores(), |(place, recovery, cut)| {
-        Ok((place, recovery.settle(cut, highest_seqno, source.env.random.next_u64())?))
-    });
-    let settled = settled.into_iter().collect::<Result<Vec<_>>>()?;
-    let mut shards = in_parallel(settled, cores(), |(place, settled)| (place, finish(settled)));
+    let replays = work.iter().map(|(_, recovery, cut)| recovery.replay(cut)).collect();
+    let (replayed, settled) = both(
+        || in_parallel(replays, cores(), Replay::run),
+        || source.settle(work, highest_seqno, sync_others),
+    );
+    let settled: Vec<_> = settled?.into_iter().zip(replayed).collect();
+    let mut shards =
+        in_parallel(settled, cores(), |((place, settled), replayed)| (place, finish(settled, replayed)));
     if source.made
         && let Some((_, Err(error))) = shards.iter().find(|(_, shard)| shard.is_err())
     {
@@ -117,6 +114,25 @@ fn is_lasting(error: &Error) -> bool {
 }
 
 impl ShardSource<'_> {
+    /// Makes the logs durable, and then the cuts permanent.
+    fn settle(
+        &self,
+        work: Vec<(usize, TreeRecovery, Cut)>,
+        highest_seqno: SeqNo,
+        sync_others: impl FnOnce() -> Result<()>,
+    ) -> Result<Vec<(usize, SettledRecovery)>> {
+        // IMPORTANT: every log is durable before any shard flushes what it recovered, because a flush makes a
+        // cross-shard batch count as standing in that shard.
+        in_parallel(work.iter().collect(), cores(), |(_, recovery, _)| recovery.sync_log())
+            .into_iter()
+            .collect::<Result<()>>()?;
+        sync_others()?;
+        let settle = |(place, recovery, cut): (usize, TreeRecovery, Cut)| {
+            Ok((place, recovery.settle(cut, highest_seqno, self.env.random.next_u64())?))
+        };
+        in_parallel(work, cores(), settle).into_iter().collect()
+    }
+
     /// Reads one shard's manifest and log.
     fn read(&self, place: usize) -> Result<TreeRecovery> {
         let shard = u32::try_from(place).map_err(|_| Error::internal("a shard index above 32 bits"))?;
@@ -144,8 +160,8 @@ fn shard_dir(data_dir: &Path, place: usize) -> PathBuf {
     data_dir.join(format!("shard-{place:04}"))
 }
 
-fn finish(settled: SettledRecovery) -> RecoveredShard {
-    let (tree, writer, summary) = settled.finish()?;
+fn finish(settled: SettledRecovery, replayed: Replayed) -> RecoveredShard {
+    let (tree, writer, summary) = settled.finish(replayed)?;
     log_recovery(&summary);
     Ok((tree, writer))
 }

@@ -59,6 +59,7 @@ pub use lsm::{Tree, VerifySummary};
 pub use options::{Strategy, TreeContext, TreeOptions};
 pub use pair_batch::PairBatch;
 pub use recovery::{RecoverySummary, SettledRecovery, TreeRecovery};
+pub use replay::{Replay, Replayed};
 pub use scan::TreeScan;
 pub use version::Version;
 pub use view::{ReadView, SealedMemtable};

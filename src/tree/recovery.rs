@@ -5,7 +5,8 @@
 //! ```text
 //!   read     manifest ─► tables are there? ─► log                       (nothing is removed)
 //!   settle   manifest anew ─► files nobody names go ─► log anew: the cut is permanent
-//!   finish   replay ─► flush
+//!            (the log is replayed meanwhile)
+//!   finish   flush
 //! ```
 //! IMPORTANT: this order. What was read may come from pages whose sync failed, so nothing is removed or written
 //! over on its word before it has been written and synced anew.
@@ -24,7 +25,7 @@ use super::{
     lsm::{Tree, TreeParts},
     manifest::{MANIFEST_NAME, Manifest, ManifestState},
     options::{TreeContext, TreeOptions},
-    replay::{Replayed, replay},
+    replay::{Replay, Replayed},
     version::Version,
     view::ReadView,
     writer::TreeWriter,
@@ -47,7 +48,7 @@ pub struct TreeRecovery {
     dir: PathBuf,
     is_new: bool,
     state: ManifestState,
-    log: RecoveredLog,
+    log: Arc<RecoveredLog>,
     batches: Vec<BatchMark>,
     cancelled: Vec<BatchId>,
     /// Table files that the manifest does not name.
@@ -117,7 +118,7 @@ impl TreeRecovery {
             dir,
             is_new,
             state,
-            log,
+            log: Arc::new(log),
             batches,
             cancelled,
             orphans,
@@ -167,7 +168,7 @@ impl TreeRecovery {
     }
 
     /// What the log lost behind its end, to be reported.
-    pub const fn discarded(&self) -> Option<&Discarded> {
+    pub fn discarded(&self) -> Option<&Discarded> {
         self.log.discarded.as_ref()
     }
 
@@ -183,6 +184,18 @@ impl TreeRecovery {
     /// `Io`; nothing in the log counts as durable then.
     pub fn sync_log(&self) -> Result<()> {
         self.log.sync()
+    }
+
+    /// The replay of what the cut leaves of the log, for [`SettledRecovery::finish`]. It can run at any time before that,
+    /// on any thread.
+    pub fn replay(&self, cut: &Cut) -> Replay {
+        Replay {
+            log: Arc::clone(&self.log),
+            cut: cut.clone(),
+            flushed_seqno: self.state.flushed_seqno,
+            options: self.options.clone(),
+            next_segment: self.log.next_segment(),
+        }
     }
 
     /// Makes the cut permanent: what was discarded can never come back, and cancelled batches are remembered.
@@ -269,18 +282,15 @@ pub struct SettledRecovery {
 }
 
 impl SettledRecovery {
-    /// Replays what stands of the log and flushes it.
+    /// Makes a tree of it, and flushes what was replayed.
     ///
     /// IMPORTANT: every shard of the node finishes before any of them takes a write or a flush.
     ///
     /// # Errors
     /// `Corruption`, `NoSpace`, `Io`: opening again starts over. If the disk is full only when the recovered
     /// writes are flushed, the tree opens, and refuses writes until they are.
-    pub fn finish(self) -> Result<(Arc<Tree>, TreeWriter, RecoverySummary)> {
+    pub fn finish(self, replayed: Replayed) -> Result<(Arc<Tree>, TreeWriter, RecoverySummary)> {
         let Self { recovery, cut, highest_seqno, manifest, log: (wal, sync, pool), removed_files } = self;
-        let next_segment = wal.current_segment();
-        let flushed_seqno = recovery.state.flushed_seqno;
-        let replayed = replay(&recovery.log, &cut, flushed_seqno, &recovery.options, next_segment);
         let mut summary = recovery.summary(&cut, &replayed, removed_files);
 
         let tables = manifest.state().tables.values();

@@ -11,8 +11,19 @@ use crate::{
     wal::{FrameKind, RecoveredFrame, RecoveredLog},
 };
 
+/// The replay of one shard's log: work for a processor, while the same log is made durable.
+pub struct Replay {
+    pub(super) log: Arc<RecoveredLog>,
+    pub(super) cut: Cut,
+    /// Tables hold everything up to here.
+    pub(super) flushed_seqno: SeqNo,
+    pub(super) options: TreeOptions,
+    /// All of the log before this segment goes when what was replayed is flushed.
+    pub(super) next_segment: SegmentNumber,
+}
+
 /// The recovered writes, sealed, and an empty memtable for what comes.
-pub(super) struct Replayed {
+pub struct Replayed {
     pub(super) memtable: MemtableWriter,
     pub(super) active: Arc<Memtable>,
     /// Newest first.
@@ -28,9 +39,14 @@ fn ahead_bytes(ahead: &VecDeque<(KeyHash, Entry<'_>)>) -> usize {
     ahead.iter().map(|(_, entry)| entry.key.len() + entry.value.len()).sum()
 }
 
-/// Replays the frames that the cut keeps, without void batches and what tables hold already. All of the log
-/// before `next_segment` goes when they are flushed.
-pub(super) fn replay(
+impl Replay {
+    /// Replays the frames that the cut keeps, without void batches and what tables hold already.
+    pub fn run(self) -> Replayed {
+        replay(&self.log, &self.cut, self.flushed_seqno, &self.options, self.next_segment)
+    }
+}
+
+fn replay(
     log: &RecoveredLog,
     cut: &Cut,
     flushed_seqno: SeqNo,

@@ -238,12 +238,14 @@ fn a_cancellation_is_remembered_until_every_shard_has_finished() {
     let logs: Vec<_> = recoveries.iter().map(TreeRecovery::shard_log).collect();
     let cuts = consistent_cut(&logs);
     assert!(cuts[1].void.contains(&id));
-    let settle =
-        |(recovery, cut): (TreeRecovery, _)| recovery.settle(cut, crate::ids::SeqNo(100), 1).unwrap();
+    let settle = |(recovery, cut): (TreeRecovery, _)| {
+        let replayed = recovery.replay(&cut).run();
+        (recovery.settle(cut, crate::ids::SeqNo(100), 1).unwrap(), replayed)
+    };
     let mut settled: Vec<_> = recoveries.into_iter().zip(cuts).map(settle).collect();
     settled.remove(1);
-    for recovery in settled {
-        let (tree, ..) = recovery.finish().unwrap();
+    for (recovery, replayed) in settled {
+        let (tree, ..) = recovery.finish(replayed).unwrap();
         assert!(tree.stats().flushed_seqno.0 > id.0);
     }
     let node = Node::open(&sim.kill()).unwrap();

@@ -126,10 +126,13 @@ pub(super) fn open_all(context: &TreeContext, options: &TreeOptions, shards: u32
         recovery.sync_log()?;
     }
     let highest = recoveries.iter().map(TreeRecovery::highest_seqno).max().unwrap_or_default();
-    let settled = recoveries.into_iter().zip(cuts).map(|(recovery, cut)| recovery.settle(cut, highest, 9));
+    let settled = recoveries.into_iter().zip(cuts).map(|(recovery, cut)| {
+        let replay = recovery.replay(&cut);
+        Ok((recovery.settle(cut, highest, 9)?, replay))
+    });
     let mut opened = Vec::new();
-    for settled in settled.collect::<Result<Vec<_>>>()? {
-        let (tree, writer, _) = settled.finish()?;
+    for (settled, replay) in settled.collect::<Result<Vec<_>>>()? {
+        let (tree, writer, _) = settled.finish(replay.run())?;
         opened.push(Shard { context: context.clone(), tree, writer, seqno: highest.0 });
     }
     Ok(opened)

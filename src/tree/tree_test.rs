@@ -275,7 +275,8 @@ fn foreign_files_are_left_alone_and_reported() {
     expected.sort();
     assert_eq!(strangers, expected);
     let cut = super::consistent_cut(&[recovery.shard_log()]).remove(0);
-    let (tree, _, summary) = recovery.settle(cut, SeqNo(100), 1).unwrap().finish().unwrap();
+    let replayed = recovery.replay(&cut).run();
+    let (tree, _, summary) = recovery.settle(cut, SeqNo(100), 1).unwrap().finish(replayed).unwrap();
     assert_eq!((summary.removed_files, summary.strangers.len(), summary.writable), (1, 4, true));
     assert!(foreign.iter().all(|path| sim.read_file(path).is_some()) && sim.read_file(&orphan).is_none());
     assert!(tree.take_file_number().0 > 999, "its number is not used again");

@@ -126,6 +126,11 @@ impl RecoveredLog {
         Some(Predecessor { end: last.end, checksum: last.checksum })
     }
 
+    /// The segment that the log goes on in.
+    pub fn next_segment(&self) -> SegmentNumber {
+        self.highest_segment.next()
+    }
+
     /// What [`create_log`](super::create_log) needs to go on after the first `keep_frames` frames of this log.
     /// Incarnations come from `incarnation_seed`, which should be random.
     pub fn successor(&self, keep_frames: usize, options: WalOptions, incarnation_seed: u64) -> NewLog {
@@ -136,7 +141,7 @@ impl RecoveredLog {
             dir: self.place.dir.clone(),
             shard: self.place.shard,
             options,
-            first_segment: self.highest_segment.next(),
+            first_segment: self.next_segment(),
             predecessor: self.predecessor(keep_frames),
             known_synced: self.known_synced,
             retained: self.segments.iter().copied().filter(|number| !is_idle(number)).collect(),
