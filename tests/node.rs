@@ -2,7 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
-use std::{collections::BTreeMap, thread};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use dbex::{
@@ -52,6 +59,34 @@ fn what_is_written_is_read_and_survives_a_close_and_a_drop() {
         }
         // Otherwise the drop closes it, and the next open waits for that.
     }
+}
+
+/// The log segments of all shards.
+fn segments(data: &Path) -> BTreeSet<PathBuf> {
+    let shards = fs::read_dir(data).unwrap().map(|entry| entry.unwrap().path().join("wal"));
+    let logs = shards.filter_map(|log| fs::read_dir(log).ok());
+    logs.flatten().map(|entry| entry.unwrap().path().strip_prefix(data).unwrap().to_owned()).collect()
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the file system tells nobody that a file is gone")]
+fn a_recovered_log_leaves_the_directory_while_the_node_is_up() {
+    let (dir, after) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let node = open(&dir, 2);
+    (0..1000).for_each(|n| node.put(format!("key-{n}"), "value").unwrap());
+    // What a kill of the process would leave.
+    let (from, to) = (options(&dir, 2).data_dir, options(&after, 2).data_dir);
+    assert!(Command::new("cp").arg("-r").args([&from, &to]).status().unwrap().success());
+    node.close().unwrap();
+    let old = segments(&to);
+    assert!(old.len() >= 2, "{old:?}");
+    let node = open(&after, 2);
+    assert_eq!(pairs(&node).len(), 1000);
+    let gone = (0..12_000).any(|_| {
+        thread::sleep(Duration::from_millis(5));
+        segments(&to).is_disjoint(&old)
+    });
+    assert!(gone, "{old:?} stay beside {:?}", segments(&to));
 }
 
 #[test]

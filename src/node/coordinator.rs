@@ -128,7 +128,8 @@ impl Coordinator {
     fn prepare_segments(&mut self, now: Duration) {
         for shard in self.core.open_shards().collect::<Vec<_>>() {
             let Some(place) = self.places.get_mut(shard.index) else { continue };
-            if !shard.tree.wants_segment() || !place.times.begin_to_prepare(now) {
+            let is_due = shard.tree.wants_segment() || shard.tree.has_unneeded_segments();
+            if !is_due || !place.times.begin_to_prepare(now) {
                 continue;
             }
             let job = jobs::Preparing::new(&self.core, &shard);

@@ -128,7 +128,7 @@ pub(super) fn sync_round(core: &NodeCore) {
     }
 }
 
-/// The preparing of WAL segments ahead of need. Dropped, also unrun or by a panic, it says that it has ended.
+/// The preparing of WAL segments ahead of need, and the removal of old ones. Dropped, also unrun or by a panic, it says that it has ended.
 pub(super) struct Preparing {
     core: Arc<NodeCore>,
     shard: Arc<ShardCore>,
@@ -146,11 +146,13 @@ impl Preparing {
         while result.is_ok() && tree.wants_segment() && self.core.lifecycle.check_open().is_ok() {
             result = tree.prepare_segment();
         }
+        // NOTE: also after a failure: removing may be what makes room.
+        let result = result.and(tree.remove_unneeded_segments());
         self.failed = result.is_err() && !tree.is_revoked();
         if let Err(error) = result.as_ref()
             && self.failed
         {
-            tracing::warn!(shard = self.shard.index, error = %error, "cannot prepare a log segment");
+            tracing::warn!(shard = self.shard.index, error = %error, "cannot prepare or remove a log segment");
         }
     }
 }

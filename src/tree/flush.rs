@@ -135,10 +135,14 @@ impl Tree {
         if !self.wal.is_poisoned() {
             self.wal.sync()?;
         }
-        self.install_flush_edit(output, true)
+        let mut done = self.install_flush_edit(output, true)?;
+        let removed = self.fence.pass(|| self.pool.remove_unneeded());
+        done.release_error = done.release_error.or(removed.err());
+        Ok(done)
     }
 
-    /// The same during recovery: cancelled batches are remembered until every shard has finished.
+    /// The same during recovery: cancelled batches are remembered until every shard has finished, and the files of
+    /// the log stay for [`Tree::remove_unneeded_segments`].
     pub(super) fn install_flush_edit(
         &self,
         mut output: FlushOutput,
@@ -174,6 +178,7 @@ impl Tree {
             version,
             flush_count: view.flush_count + 1,
         })?;
+        let freed = self.fence.pass(|| self.pool.free(wal_floor));
         self.recovery_is_flushed();
         self.counters.flushed(output.merged.bytes(), highest.unwrap_or_default());
         Ok(FlushDone {
@@ -182,7 +187,7 @@ impl Tree {
             bytes_written: output.merged.bytes(),
             entries: output.merged.entries_written,
             wal_floor,
-            release_error: self.fence.pass(|| self.pool.release(wal_floor)).err(),
+            release_error: freed.err(),
         })
     }
 

@@ -155,6 +155,19 @@ impl Tree {
         self.fence.pass(|| self.pool.prepare())
     }
 
+    /// Whether [`Tree::remove_unneeded_segments`] has something to do.
+    pub fn has_unneeded_segments(&self) -> bool {
+        !self.fence.is_revoked() && self.pool.has_unneeded()
+    }
+
+    /// Removes log segments that a recovery left behind, or a flush could not remove; a worker's job.
+    ///
+    /// # Errors
+    /// `Io` when a file could not be removed: the next call tries again; `Busy` after [`Tree::revoke`].
+    pub fn remove_unneeded_segments(&self) -> Result<()> {
+        self.fence.pass(|| self.pool.remove_unneeded())
+    }
+
     /// Removes idle log segments until at most `keep` are left.
     ///
     /// # Errors
@@ -292,7 +305,8 @@ impl Tree {
         })
     }
 
-    /// Moves the manifest's floor to `segment`: nothing of the log before it is needed.
+    /// Moves the manifest's floor to `segment`: nothing of the log before it is needed. The files stay for
+    /// [`Tree::remove_unneeded_segments`].
     pub(super) fn pass_log(&self, segment: SegmentNumber) -> Result<()> {
         let edit = VersionEdit { wal_floor: Some(segment), ..VersionEdit::default() };
         let mut nothing = Merged::new(Arc::clone(&self.context.storage), self.dir.clone());
@@ -302,9 +316,7 @@ impl Tree {
             version,
             flush_count: view.flush_count,
         })?;
-        // NOTE: the floor stands; a file that stays is tried again at the next release.
-        drop(self.fence.pass(|| self.pool.release(segment)));
-        Ok(())
+        self.fence.pass(|| self.pool.free(segment))
     }
 
     /// No edit counts any more: what it names may not be durable.

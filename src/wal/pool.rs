@@ -53,7 +53,7 @@ struct PoolState {
     freed: VecDeque<PathBuf>,
     /// Begun by the writer, or left by an earlier run: needed until the floor passes them.
     live: BTreeMap<SegmentNumber, LiveSegment>,
-    /// Could not be removed; tried again.
+    /// To be removed.
     doomed: Vec<PathBuf>,
     current: SegmentNumber,
 }
@@ -132,16 +132,24 @@ impl SegmentPool {
         // The writer could not wait and went on in a later segment; numbers only rise.
         state.doomed.push(segment.path);
         drop(state);
-        self.remove_doomed()
+        self.remove_unneeded()
+    }
+
+    /// Lets go of every segment below `floor`, as [`SegmentPool::free`] does, and removes what is not kept.
+    ///
+    /// # Errors
+    /// Those of [`SegmentPool::free`] and [`SegmentPool::remove_unneeded`].
+    pub fn release(&self, floor: SegmentNumber) -> Result<()> {
+        self.free(floor)?;
+        self.remove_unneeded()
     }
 
     /// Lets go of every segment below `floor`: the manifest says, durably, that recovery begins there. Freed
-    /// files are kept for recycling up to a bound; the others are removed.
+    /// files are kept for recycling up to a bound; the others wait for [`SegmentPool::remove_unneeded`].
     ///
     /// # Errors
-    /// `Io` when a file could not be removed; the next call tries again. `Internal`, with nothing released, if
-    /// `floor` lies behind the segment being written.
-    pub fn release(&self, floor: SegmentNumber) -> Result<()> {
+    /// `Internal`, with nothing freed, if `floor` lies behind the segment being written.
+    pub fn free(&self, floor: SegmentNumber) -> Result<()> {
         let poisoned = self.sync.is_poisoned();
         let mut state = self.state.lock();
         if floor > state.current {
@@ -166,8 +174,12 @@ impl SegmentPool {
         // IMPORTANT: the lowest goes first. Should the manifest lose the record that states this floor, the
         // floor before it is missed, and the log is not taken for one that ends early.
         state.doomed.extend(doomed.into_iter().rev());
-        drop(state);
-        self.remove_doomed()
+        Ok(())
+    }
+
+    /// Whether files wait for [`SegmentPool::remove_unneeded`].
+    pub fn has_unneeded(&self) -> bool {
+        !self.state.lock().doomed.is_empty()
     }
 
     /// Removes idle files until at most `keep` are left.
@@ -183,7 +195,7 @@ impl SegmentPool {
             state.doomed.extend(path);
         }
         drop(state);
-        self.remove_doomed()
+        self.remove_unneeded()
     }
 
     /// The number of spares that are ready.
@@ -223,10 +235,9 @@ impl SegmentPool {
         self.filled_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// Removes files that nothing needs; one that stays is tried again at the next release.
-    pub(super) fn remove(&self, paths: Vec<PathBuf>) -> Result<()> {
+    /// Leaves files that nothing needs to [`SegmentPool::remove_unneeded`].
+    pub(super) fn doom(&self, paths: Vec<PathBuf>) {
         self.state.lock().doomed.extend(paths);
-        self.remove_doomed()
     }
 
     fn hand_out(&self, mut segment: Segment, bytes: u64) -> Result<Segment> {
@@ -264,7 +275,11 @@ impl SegmentPool {
         }
     }
 
-    fn remove_doomed(&self) -> Result<()> {
+    /// Removes the files that nothing needs: tens of milliseconds each, where they are large.
+    ///
+    /// # Errors
+    /// `Io` when a file could not be removed; the next call tries again.
+    pub fn remove_unneeded(&self) -> Result<()> {
         let doomed = std::mem::take(&mut self.state.lock().doomed);
         let mut result = Ok(());
         for path in doomed {

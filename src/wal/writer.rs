@@ -121,7 +121,7 @@ pub fn create_log(new: NewLog) -> Result<(WalWriter, Arc<WalSync>, Arc<SegmentPo
     write_all_at(&*current.file, &frame, start.offset).map_err(|e| Error::io("write", path, e))?;
     current.file.sync_data().map_err(|e| Error::io("sync", path, e))?;
     // NOTE: only now, when the cut is permanent, may what was cut off go. A file that stays does no harm.
-    drop(pool.remove(new.leftovers));
+    pool.doom(new.leftovers);
     let writer = WalWriter {
         options,
         sync: Arc::clone(&sync),
