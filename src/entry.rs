@@ -97,6 +97,19 @@ pub trait Cursor {
     /// `Io` or `Corruption` from reading a block.
     fn prev(&mut self) -> Result<()>;
 
+    /// Shows one entry after the other to `take`, beginning with the one it stands on, and moves on from each that is
+    /// taken. Stands on the first one that is not.
+    ///
+    /// # Errors
+    /// `Io` or `Corruption` from reading a block; what was taken before stays taken.
+    #[inline]
+    fn walk(&mut self, take: &mut impl FnMut(&Entry<'_>) -> bool) -> Result<()> {
+        while self.entry().is_some_and(|entry| take(&entry)) {
+            self.next()?;
+        }
+        Ok(())
+    }
+
     /// The entry it stands on; `None` when it stands nowhere.
     fn entry(&self) -> Option<Entry<'_>>;
 

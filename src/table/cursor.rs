@@ -104,14 +104,15 @@ impl TableCursor {
     #[inline]
     fn step(&mut self, step: fn(&mut BlockIter) -> Result<bool, Damage>) -> Result<bool> {
         let Some(iter) = &mut self.iter else { return Ok(false) };
-        match step(iter) {
-            Ok(moved) => Ok(moved),
-            Err(damage) => {
-                self.stands = false;
-                let loaded = self.load()?;
-                Err(self.table.damaged_block(&loaded, self.block, damage))
-            }
-        }
+        step(iter).or_else(|damage| self.fail(damage))
+    }
+
+    /// The block that it stands in is damaged; it stands nowhere from now on.
+    #[cold]
+    fn fail<T>(&mut self, damage: Damage) -> Result<T> {
+        self.stands = false;
+        let loaded = self.load()?;
+        Err(self.table.damaged_block(&loaded, self.block, damage))
     }
 
     /// A key at or behind all entries of the block that it stands on the first entry of; nothing if it stands elsewhere, or
@@ -218,6 +219,17 @@ impl Cursor for TableCursor {
             return Ok(());
         }
         self.skip_block()
+    }
+
+    #[inline]
+    fn walk(&mut self, take: &mut impl FnMut(&Entry<'_>) -> bool) -> Result<()> {
+        while let Some(iter) = self.iter.as_mut().filter(|_| self.stands) {
+            if iter.walk(take).or_else(|damage| self.fail(damage))? {
+                break;
+            }
+            self.skip_block()?;
+        }
+        Ok(())
     }
 
     fn prev(&mut self) -> Result<()> {

@@ -111,6 +111,23 @@ fn check_cursor(cursor: &mut TableCursor, model: &Model, probes: &[Vec<u8>]) {
         cursor.next().unwrap();
     }
     assert_eq!(cursor.entry(), None);
+    for most in [1, 7, usize::MAX] {
+        cursor.seek_first().unwrap();
+        let mut shown = all.iter();
+        while cursor.entry().is_some() {
+            let mut taken = 0;
+            let take = &mut |entry: &Entry<'_>| {
+                if taken < most {
+                    taken += 1;
+                    assert_eq!(shown.next(), Some(entry));
+                    return true;
+                }
+                false
+            };
+            cursor.walk(take).unwrap();
+        }
+        assert_eq!(shown.next(), None);
+    }
     cursor.seek_last().unwrap();
     for entry in all.iter().rev() {
         assert_eq!(cursor.entry().as_ref(), Some(entry));

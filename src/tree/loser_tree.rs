@@ -39,6 +39,14 @@ impl LoserTree {
         self.nodes.first().copied()
     }
 
+    /// The places one of which comes next after the first one: those that lost against it.
+    #[inline]
+    pub fn lost_to_first(&self) -> impl Iterator<Item = usize> {
+        let first = self.nodes.first().map(|first| usize::midpoint(self.nodes.len(), *first));
+        let above = std::iter::successors(first, |node| Some(node / 2));
+        above.take_while(|node| *node > 0).filter_map(|node| self.nodes.get(node).copied())
+    }
+
     /// Plays the first place's matches again, after what stands there has changed.
     #[inline]
     pub fn replay(&mut self, is_before: impl Fn(usize, usize) -> bool) {
@@ -79,7 +87,11 @@ mod tests {
             let mut tree = LoserTree::default();
             tree.rebuild(lists.len(), |a, b| head(&lists, a) < head(&lists, b));
             let mut merged = vec![];
-            while let Some(next) = tree.first().and_then(|first| lists[first].pop()) {
+            while let Some(first) = tree.first() {
+                let second = tree.lost_to_first().map(|place| head(&lists, place)).min();
+                let others = (0..lists.len()).filter(|place| *place != first);
+                prop_assert_eq!(second, others.map(|place| head(&lists, place)).min());
+                let Some(next) = lists[first].pop() else { break };
                 merged.push(next);
                 tree.replay(|a, b| head(&lists, a) < head(&lists, b));
             }

@@ -24,6 +24,8 @@ pub struct MergeCursor<C> {
     sources: Vec<Source<C>>,
     order: LoserTree,
     forward: bool,
+    /// The key that comes after the first source's, in the others; kept for its memory.
+    bound: Vec<u8>,
 }
 
 impl<C: Cursor> MergeCursor<C> {
@@ -31,7 +33,7 @@ impl<C: Cursor> MergeCursor<C> {
     pub fn new(cursors: impl IntoIterator<Item = C>) -> Self {
         let source = |cursor| Source { cursor, prefix: 0, stands: false };
         let sources = cursors.into_iter().map(source).collect();
-        Self { sources, order: LoserTree::default(), forward: true }
+        Self { sources, order: LoserTree::default(), forward: true, bound: Vec::new() }
     }
 
     /// Moves every source with `seek`, then plays all matches anew.
@@ -67,6 +69,42 @@ impl<C: Cursor> MergeCursor<C> {
         let (sources, forward) = (&self.sources, self.forward);
         self.order.replay(|a, b| is_before(sources, forward, a, b));
         Ok(())
+    }
+
+    /// Walks the first source up to where another one has to come first. Whether an entry was refused.
+    #[inline]
+    fn walk_first(&mut self, take: &mut impl FnMut(&Entry<'_>) -> bool) -> Result<bool> {
+        let prefix = self.note_bound();
+        let bound = std::mem::take(&mut self.bound);
+        // NOTE: where several sources hold versions of one key, only of the first entry is it known that it comes first.
+        let (mut is_first, mut refused) = (true, false);
+        let walked = self.move_first(|cursor| {
+            cursor.walk(&mut |entry| {
+                let comes_first = prefix.is_none_or(|prefix| {
+                    let own = key_prefix(entry.key);
+                    own < prefix || (own == prefix && entry.key < bound.as_slice())
+                });
+                if !comes_first && !is_first {
+                    return false;
+                }
+                is_first = false;
+                refused = !take(entry);
+                !refused
+            })
+        });
+        self.bound = bound;
+        walked.map(|()| refused)
+    }
+
+    /// Notes the first key of all the other sources, and returns its prefix; none if they are at their ends.
+    #[inline]
+    fn note_bound(&mut self) -> Option<u64> {
+        let others = self.order.lost_to_first().filter_map(|place| self.sources.get(place));
+        let standing = others.filter(|source| source.stands);
+        let second = standing.reduce(|a, b| if b.order(a) == Ordering::Less { b } else { a })?;
+        self.bound.clear();
+        self.bound.extend_from_slice(second.cursor.key()?);
+        Some(second.prefix)
     }
 
     /// Turns round: every source comes to stand on its first entry that lies behind the current one in the
@@ -108,11 +146,13 @@ impl<C: Cursor> Source<C> {
         self.prefix = key.map_or(0, key_prefix);
     }
 
-    fn full_order(&self, other: &Self) -> Ordering {
-        match (self.cursor.entry(), other.cursor.entry()) {
+    /// The storage order of where they stand.
+    #[inline]
+    fn order(&self, other: &Self) -> Ordering {
+        self.prefix.cmp(&other.prefix).then_with(|| match (self.cursor.entry(), other.cursor.entry()) {
             (Some(a), Some(b)) => a.storage_order(&b),
             _ => Ordering::Equal,
-        }
+        })
     }
 }
 
@@ -123,8 +163,7 @@ fn is_before<C: Cursor>(sources: &[Source<C>], forward: bool, a: usize, b: usize
     if !a.stands || !b.stands {
         return a.stands;
     }
-    let order = a.prefix.cmp(&b.prefix).then_with(|| a.full_order(b));
-    if forward { order == Ordering::Less } else { order == Ordering::Greater }
+    a.order(b) == if forward { Ordering::Less } else { Ordering::Greater }
 }
 
 /// The first eight bytes of a key as a number that orders like them.
@@ -163,6 +202,19 @@ impl<C: Cursor> Cursor for MergeCursor<C> {
             self.turn(true)?;
         }
         self.step()
+    }
+
+    #[inline]
+    fn walk(&mut self, take: &mut impl FnMut(&Entry<'_>) -> bool) -> Result<()> {
+        if !self.forward {
+            self.turn(true)?;
+        }
+        while self.sources.get(self.order.first().unwrap_or(usize::MAX)).is_some_and(|first| first.stands) {
+            if self.walk_first(take)? {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn prev(&mut self) -> Result<()> {

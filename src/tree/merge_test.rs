@@ -12,6 +12,8 @@ enum Move {
     SeekBefore(u8),
     Next,
     Prev,
+    /// Walk on until so many entries are taken.
+    Walk(usize),
 }
 
 fn moves() -> impl Strategy<Value = Vec<Move>> {
@@ -22,6 +24,7 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         2 => any::<u8>().prop_map(Move::SeekBefore),
         8 => Just(Move::Next),
         8 => Just(Move::Prev),
+        4 => (0_usize..20).prop_map(Move::Walk),
     ];
     proptest::collection::vec(one, 1..60)
 }
@@ -31,7 +34,9 @@ fn key(n: u8) -> Vec<u8> {
     if n.is_multiple_of(2) { vec![n / 16] } else { [&b"prefix--"[..], &[n / 16]].concat() }
 }
 
-fn walk(cursor: &mut impl Cursor, step: &Move) {
+/// What was taken, if it is a walk.
+fn go(cursor: &mut impl Cursor, step: &Move) -> Vec<(Vec<u8>, u64)> {
+    let mut taken = vec![];
     match step {
         Move::First => cursor.seek_first(),
         Move::Last => cursor.seek_last(),
@@ -39,8 +44,16 @@ fn walk(cursor: &mut impl Cursor, step: &Move) {
         Move::SeekBefore(n) => cursor.seek_before(&key(*n)),
         Move::Next => cursor.next(),
         Move::Prev => cursor.prev(),
+        Move::Walk(most) => cursor.walk(&mut |entry| {
+            let takes = taken.len() < *most;
+            if takes {
+                taken.push((entry.key.to_vec(), entry.seqno.0));
+            }
+            takes
+        }),
     }
     .unwrap();
+    taken
 }
 
 proptest! {
@@ -59,8 +72,7 @@ proptest! {
         let mut merged = MergeCursor::new(sources.into_iter().map(VecCursor::new));
         let mut model = VecCursor::new(all);
         for step in &steps {
-            walk(&mut merged, step);
-            walk(&mut model, step);
+            prop_assert_eq!(go(&mut merged, step), go(&mut model, step), "in {:?}", step);
             prop_assert_eq!(merged.entry(), model.entry(), "after {:?}", step);
         }
     }

@@ -88,6 +88,19 @@ impl Cursor for RunCursor {
         self.forward(Cursor::next)
     }
 
+    #[inline]
+    fn walk(&mut self, take: &mut impl FnMut(&Entry<'_>) -> bool) -> Result<()> {
+        while let Some((place, cursor)) = &mut self.current {
+            cursor.walk(take)?;
+            if cursor.entry().is_some() {
+                break;
+            }
+            let next = *place + 1;
+            self.enter(Some(next), Cursor::seek_first)?;
+        }
+        Ok(())
+    }
+
     fn prev(&mut self) -> Result<()> {
         let Some((place, cursor)) = &mut self.current else { return Ok(()) };
         cursor.prev()?;

@@ -57,6 +57,11 @@ impl Cursor for SourceCursor {
         each_source!(self, cursor => cursor.next())
     }
 
+    #[inline]
+    fn walk(&mut self, take: &mut impl FnMut(&Entry<'_>) -> bool) -> Result<()> {
+        each_source!(self, cursor => cursor.walk(take))
+    }
+
     fn prev(&mut self) -> Result<()> {
         each_source!(self, cursor => cursor.prev())
     }

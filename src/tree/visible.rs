@@ -52,6 +52,17 @@ enum State {
     Done,
 }
 
+/// Why a walk stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stopped {
+    /// The range or what is walked is at its end.
+    AtEnd,
+    /// The batch has no room.
+    Full,
+    /// One key has many versions: their end is to be sought.
+    InVersions,
+}
+
 impl<C: Cursor> VisibleCursor<C> {
     /// Reads nothing yet.
     pub(super) fn new(cursor: C, range: KeyRange, reverse: bool, point: ReadPoint) -> Self {
@@ -100,47 +111,70 @@ impl<C: Cursor> VisibleCursor<C> {
 
     /// Whether there may be more.
     fn fill_forward(&mut self, out: &mut PairBatchBuilder) -> Result<bool> {
-        let mut older = 0_u32;
-        // Whether the key dealt with last is the batch's last one, and not copied to `last_key`.
         let mut is_in_batch = false;
-        while !out.is_complete() {
-            let Some(entry) = self.cursor.entry() else { return Ok(false) };
-            let last_key = if is_in_batch { out.last_key() } else { &self.last_key };
-            if entry.key == last_key {
+        let stopped = loop {
+            let mut stopped = Stopped::AtEnd;
+            let walked = self.walk_forward(out, &mut is_in_batch, &mut stopped);
+            if is_in_batch {
+                self.last_key.clear();
+                self.last_key.extend_from_slice(out.last_key());
+                is_in_batch = false;
+            }
+            walked?;
+            if stopped != Stopped::InVersions {
+                break stopped;
+            }
+            let behind = [&self.last_key, &[0][..]].concat();
+            self.cursor.seek(&behind)?;
+        };
+        Ok(stopped == Stopped::Full)
+    }
+
+    /// Walks until there is a reason to stop. `is_in_batch`: the key dealt with last is the batch's last one, and
+    /// not copied to `last_key`.
+    fn walk_forward(
+        &mut self,
+        out: &mut PairBatchBuilder,
+        is_in_batch: &mut bool,
+        stopped: &mut Stopped,
+    ) -> Result<()> {
+        let Self { cursor, range, point, last_key, .. } = self;
+        let mut older = 0_u32;
+        cursor.walk(&mut |entry| {
+            if out.is_complete() {
+                *stopped = Stopped::Full;
+                return false;
+            }
+            let known = if *is_in_batch { out.last_key() } else { last_key.as_slice() };
+            if entry.key == known {
                 older += 1;
-                if older.is_multiple_of(STEPS_BEFORE_SEEK) {
-                    let behind = [last_key, &[0]].concat();
-                    self.cursor.seek(&behind)?;
-                } else {
-                    self.cursor.next()?;
+                if older == STEPS_BEFORE_SEEK {
+                    *stopped = Stopped::InVersions;
                 }
-                continue;
+                return older < STEPS_BEFORE_SEEK;
             }
-            if self.range.is_behind(entry.key) {
-                return Ok(false);
+            if range.is_behind(entry.key) {
+                return false;
             }
-            if entry.seqno <= self.point.at {
-                older = 0;
-                let visible = is_visible(entry.kind, entry.expires_at_ms, self.point.now_ms);
-                if visible && !out.has_room(entry.key.len() + entry.value.len()) {
-                    // It is met again by the next call.
-                    break;
-                }
-                is_in_batch = visible;
-                if visible {
-                    out.push(entry.key, entry.value);
-                } else {
-                    self.last_key.clear();
-                    self.last_key.extend_from_slice(entry.key);
-                }
+            if entry.seqno > point.at {
+                return true;
             }
-            self.cursor.next()?;
-        }
-        if is_in_batch {
-            self.last_key.clear();
-            self.last_key.extend_from_slice(out.last_key());
-        }
-        Ok(true)
+            older = 0;
+            if !is_visible(entry.kind, entry.expires_at_ms, point.now_ms) {
+                last_key.clear();
+                last_key.extend_from_slice(entry.key);
+                *is_in_batch = false;
+                return true;
+            }
+            if !out.has_room(entry.key.len() + entry.value.len()) {
+                // It is met again by the next call.
+                *stopped = Stopped::Full;
+                return false;
+            }
+            out.push(entry.key, entry.value);
+            *is_in_batch = true;
+            true
+        })
     }
 
     /// Backward the versions of a key come oldest first: the last one at or below the position counts.
