@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that fails has nothing to say")]
 
-use std::{cell::Cell, sync::LazyLock};
+use std::{cell::Cell, ops::ControlFlow, sync::LazyLock};
 
 use dbex::{Durability, PutOptions, Settings, WriteBatch, blocking::Node};
 use divan::Bencher;
@@ -83,6 +83,20 @@ fn scan_100(bencher: Bencher) {
     bencher.bench_local(|| {
         let start = key(next() * 7919 % ENTRIES);
         node.scan(&start[..]..).limit(100).map(Result::unwrap).count()
+    });
+}
+
+#[divan::bench(sample_size = 50)]
+fn visit_100(bencher: Bencher) {
+    let node = &FULL.1;
+    let next = counter();
+    bencher.bench_local(|| {
+        let (start, mut seen) = (key(next() * 7919 % ENTRIES), 0);
+        let visited = node.scan(&start[..]..).limit(100).visit(|_, value| {
+            seen += value.len();
+            ControlFlow::<()>::Continue(())
+        });
+        visited.map(|_| seen).unwrap()
     });
 }
 

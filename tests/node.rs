@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -144,6 +145,20 @@ fn scans_are_ordered_over_the_shards_in_both_directions() {
     assert_eq!(keys(node.scan("1998"..)), ["1998", "1999"]);
     assert_eq!(keys(node.scan(..).limit(0)), Vec::<String>::new());
     assert_eq!(keys(node.scan(..)).len(), 2_000);
+    let mut shown = vec![];
+    let mut scan = node.scan("0010"..).limit(5);
+    assert_eq!(scan.next().unwrap().unwrap().0, "0010");
+    let visited = scan.visit(|key, value| {
+        shown.push((String::from_utf8(key.to_vec()).unwrap(), value.to_vec()));
+        ControlFlow::<()>::Continue(())
+    });
+    assert_eq!(visited.unwrap(), ControlFlow::Continue(()));
+    let expected = (11..15).map(|i| (format!("{i:04}"), format!("value {i}").into_bytes()));
+    assert_eq!(shown, expected.collect::<Vec<_>>());
+    let broken = node.scan(..).reverse().visit(|key, _| ControlFlow::Break(key.to_vec()));
+    assert_eq!(broken.unwrap(), ControlFlow::Break(b"1999".to_vec()));
+    let inverted = node.scan("b".."a").visit(|_, _| ControlFlow::Break(()));
+    assert_eq!(inverted.unwrap_err().kind(), ErrorKind::Invalid);
     let inverted = node.scan("b".."a").next().unwrap();
     assert_eq!(inverted.unwrap_err().kind(), ErrorKind::Invalid);
 }

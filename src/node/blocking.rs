@@ -1,7 +1,7 @@
 //! The blocking face of a node: the same operations, on any thread, with or without a runtime around it.
 //! A lone caller's write runs in its own thread.
 
-use std::fmt;
+use std::{fmt, ops::ControlFlow};
 
 use bytes::Bytes;
 
@@ -304,13 +304,40 @@ impl Scan {
         self
     }
 
-    fn step(&mut self) -> Result<Option<Pair>> {
+    /// Shows the pairs from here on to `show`, key and value, until it breaks or the scan is at its end. They are
+    /// borrowed, so that none of them costs a reference count: the fastest way to look at many.
+    ///
+    /// # Errors
+    /// `Invalid` for an inverted range, `Io`, `Corruption`, `Closed`, or why a shard is not open. What came before the
+    /// error was shown.
+    pub fn visit<B>(
+        mut self,
+        mut show: impl FnMut(&[u8], &[u8]) -> ControlFlow<B>,
+    ) -> Result<ControlFlow<B>> {
+        let Some(scan) = self.running()? else { return Ok(ControlFlow::Continue(())) };
+        while let Some((key, value)) = scan.next_in_place()? {
+            if let ControlFlow::Break(broken) = show(key, value) {
+                return Ok(ControlFlow::Break(broken));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// The scan that runs; `None` at its end.
+    fn running(&mut self) -> Result<Option<&mut ShardsScan>> {
         if matches!(self.state, State::Start) {
             self.state = State::Running(Box::new(ShardsScan::open(self.node.node.core(), &self.plan)?));
         }
         match &mut self.state {
-            State::Running(scan) => scan.next(),
+            State::Running(scan) => Ok(Some(scan)),
             State::Start | State::Ended => Ok(None),
+        }
+    }
+
+    fn step(&mut self) -> Result<Option<Pair>> {
+        match self.running()? {
+            Some(scan) => scan.next(),
+            None => Ok(None),
         }
     }
 }

@@ -121,6 +121,18 @@ impl ShardsScan {
 
     #[inline]
     pub(super) fn next(&mut self) -> Result<Option<Pair>> {
+        Ok(self.step()?.and_then(|head| head.batch.pair(head.at)))
+    }
+
+    /// The next pair, without a reference to its memory being counted.
+    #[inline]
+    pub(super) fn next_in_place(&mut self) -> Result<Option<(&[u8], &[u8])>> {
+        Ok(self.step()?.and_then(|head| head.batch.pair_in_place(head.at)))
+    }
+
+    /// Finds the next pair: where the head stands. `None` at the end, and from then on.
+    #[inline]
+    fn step(&mut self) -> Result<Option<&Head>> {
         if self.left == 0 {
             return Ok(None);
         }
@@ -129,9 +141,9 @@ impl ShardsScan {
         }
         self.returned = true;
         let first = self.order.first().and_then(|first| self.heads.get(first));
-        let pair = first.and_then(|head| head.batch.pair(head.at));
-        self.left = if pair.is_some() { self.left - 1 } else { 0 };
-        Ok(pair)
+        let first = first.filter(|head| head.key().is_some());
+        self.left = if first.is_some() { self.left - 1 } else { 0 };
+        Ok(first)
     }
 
     /// Moves the first head on, and finds which is the first now.

@@ -45,11 +45,11 @@ fn go(cursor: &mut impl Cursor, step: &Move) -> Vec<(Vec<u8>, u64)> {
         Move::Next => cursor.next(),
         Move::Prev => cursor.prev(),
         Move::Walk(most) => cursor.walk(&mut |entry| {
-            let takes = taken.len() < *most;
-            if takes {
+            let has_room = taken.len() < *most;
+            if has_room {
                 taken.push((entry.key.to_vec(), entry.seqno.0));
             }
-            takes
+            has_room
         }),
     }
     .unwrap();

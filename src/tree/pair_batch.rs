@@ -46,6 +46,13 @@ impl PairBatch {
         Some((span.prefix, self.bytes.get(span.start..span.key_end)?))
     }
 
+    /// A pair in place; `None` behind the last one.
+    #[inline]
+    pub fn pair_in_place(&self, number: usize) -> Option<(&[u8], &[u8])> {
+        let span = self.pairs.get(number)?;
+        self.bytes.get(span.start..span.end)?.split_at_checked(span.key_end - span.start)
+    }
+
     /// A pair, sharing the batch's memory; `None` behind the last one.
     #[inline]
     pub fn pair(&self, number: usize) -> Option<(Bytes, Bytes)> {
@@ -102,6 +109,13 @@ impl PairBatchBuilder {
     pub(super) fn last_key(&self) -> &[u8] {
         let span = self.pairs.last();
         span.and_then(|span| self.bytes.get(span.start..span.key_end)).unwrap_or_default()
+    }
+
+    /// Whether the last pair's key is this one.
+    #[inline]
+    pub(super) fn last_key_is(&self, key: &[u8]) -> bool {
+        // NOTE: the prefixes tell most keys apart, without a call.
+        self.pairs.last().is_some_and(|span| span.prefix == key_prefix(key)) && self.last_key() == key
     }
 
     pub(super) fn finish(mut self) -> PairBatch {

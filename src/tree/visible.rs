@@ -145,8 +145,9 @@ impl<C: Cursor> VisibleCursor<C> {
                 *stopped = Stopped::Full;
                 return false;
             }
-            let known = if *is_in_batch { out.last_key() } else { last_key.as_slice() };
-            if entry.key == known {
+            let is_known =
+                if *is_in_batch { out.last_key_is(entry.key) } else { entry.key == last_key.as_slice() };
+            if is_known {
                 older += 1;
                 if older == STEPS_BEFORE_SEEK {
                     *stopped = Stopped::InVersions;

@@ -1,6 +1,6 @@
 //! dbex through `blocking::Node`; its async face for tasks.
 
-use std::path::Path;
+use std::{ops::ControlFlow, path::Path};
 
 use anyhow::Result;
 use dbex::{Durability, PutOptions, Settings, WriteBatch, blocking::Node};
@@ -48,12 +48,17 @@ impl Engine for Dbex {
 
     fn scan(&self, from: &Key, count: usize, show: ShowPair<'_>) -> Result<usize> {
         let mut seen = 0;
-        for entry in self.node.scan(from.as_slice()..).limit(count) {
-            let (key, value) = entry?;
-            show(&key, &value)?;
+        let visited = self.node.scan(from.as_slice()..).limit(count).visit(|key, value| {
             seen += 1;
+            match show(key, value) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => ControlFlow::Break(error),
+            }
+        });
+        match visited? {
+            ControlFlow::Continue(()) => Ok(seen),
+            ControlFlow::Break(error) => Err(error),
         }
-        Ok(seen)
     }
 
     fn settle(&self) -> Result<()> {
