@@ -174,6 +174,22 @@ impl StorageFile for DiskFile {
         self.file.write_at(buf, offset)
     }
 
+    #[cfg(target_os = "linux")]
+    fn write_at_synced(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        use rustix::io::ReadWriteFlags;
+        if i64::try_from(offset).is_err() {
+            return Err(Errno::INVAL.into());
+        }
+        match rustix::io::pwritev2(&self.file, &[io::IoSlice::new(buf)], offset, ReadWriteFlags::DSYNC) {
+            // Not every file system (and no old kernel) knows the flag.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+                let written = self.write_at(buf, offset)?;
+                self.sync_data().map(|()| written)
+            }
+            written => Ok(written?),
+        }
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
     }

@@ -27,9 +27,25 @@ pub fn read_exact_at(file: &dyn StorageFile, mut buf: &mut [u8], mut offset: u64
 ///
 /// # Errors
 /// `WriteZero` when the file takes nothing more, or the file system's error; part may be written then.
-pub fn write_all_at(file: &dyn StorageFile, mut buf: &[u8], mut offset: u64) -> io::Result<()> {
+pub fn write_all_at(file: &dyn StorageFile, buf: &[u8], offset: u64) -> io::Result<()> {
+    write_all(buf, offset, |buf, offset| file.write_at(buf, offset))
+}
+
+/// The same, and what was written is durable on return.
+///
+/// # Errors
+/// `WriteZero` when the file takes nothing more, or the file system's error; part may be written then.
+pub fn write_all_at_synced(file: &dyn StorageFile, buf: &[u8], offset: u64) -> io::Result<()> {
+    write_all(buf, offset, |buf, offset| file.write_at_synced(buf, offset))
+}
+
+fn write_all(
+    mut buf: &[u8],
+    mut offset: u64,
+    write: impl Fn(&[u8], u64) -> io::Result<usize>,
+) -> io::Result<()> {
     while !buf.is_empty() {
-        match file.write_at(buf, offset) {
+        match write(buf, offset) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(n) => {
                 buf = buf.split_at(n).1;

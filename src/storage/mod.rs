@@ -17,7 +17,7 @@ use std::{
 };
 
 pub use disk::DiskStorage;
-pub use file_ext::{read_exact_at, write_all_at};
+pub use file_ext::{read_exact_at, write_all_at, write_all_at_synced};
 
 /// A file system, real or simulated. Directories are made with mode 0700, files with 0600.
 ///
@@ -93,6 +93,16 @@ pub trait StorageFile: Send + Sync + fmt::Debug {
     /// # Errors
     /// `StorageFull`, or any error of the file system.
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize>;
+
+    /// Writes as [`StorageFile::write_at`] does, and makes what was written durable. What else is not durable yet may
+    /// stay so.
+    ///
+    /// # Errors
+    /// Those of [`StorageFile::write_at`] and [`StorageFile::sync_data`].
+    fn write_at_synced(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        let written = self.write_at(buf, offset)?;
+        self.sync_data().map(|()| written)
+    }
 
     /// Makes content and length durable; not the name.
     ///

@@ -130,19 +130,13 @@ impl Tree {
     ) -> Result<FlushDone> {
         self.fence.check()?;
         sync_batches()?;
-        // NOTE: the log is not needed any more, but it tells, as long as its files are there, what was in it: should
-        // the edit be damaged later, it must not look as if nothing had been. A poisoned one is never kept.
-        if !self.wal.is_poisoned() {
-            self.wal.sync()?;
-        }
         let mut done = self.install_flush_edit(output, true)?;
-        let removed = self.fence.pass(|| self.pool.remove_unneeded());
-        done.release_error = done.release_error.or(removed.err());
+        done.release_error = self.fence.pass(|| self.pool.release(done.wal_floor)).err();
         Ok(done)
     }
 
-    /// The same during recovery: cancelled batches are remembered until every shard has finished, and the files of
-    /// the log stay for [`Tree::remove_unneeded_segments`].
+    /// The same during recovery: cancelled batches are remembered until every shard has finished, and the log is not
+    /// freed.
     pub(super) fn install_flush_edit(
         &self,
         mut output: FlushOutput,
@@ -178,7 +172,6 @@ impl Tree {
             version,
             flush_count: view.flush_count + 1,
         })?;
-        let freed = self.fence.pass(|| self.pool.free(wal_floor));
         self.recovery_is_flushed();
         self.counters.flushed(output.merged.bytes(), highest.unwrap_or_default());
         Ok(FlushDone {
@@ -187,7 +180,7 @@ impl Tree {
             bytes_written: output.merged.bytes(),
             entries: output.merged.entries_written,
             wal_floor,
-            release_error: freed.err(),
+            release_error: None,
         })
     }
 

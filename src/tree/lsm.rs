@@ -305,8 +305,7 @@ impl Tree {
         })
     }
 
-    /// Moves the manifest's floor to `segment`: nothing of the log before it is needed. The files stay for
-    /// [`Tree::remove_unneeded_segments`].
+    /// Moves the manifest's floor to `segment`: nothing of the recovered log before it is needed.
     pub(super) fn pass_log(&self, segment: SegmentNumber) -> Result<()> {
         let edit = VersionEdit { wal_floor: Some(segment), ..VersionEdit::default() };
         let mut nothing = Merged::new(Arc::clone(&self.context.storage), self.dir.clone());
@@ -316,6 +315,12 @@ impl Tree {
             version,
             flush_count: view.flush_count,
         })?;
+        self.free_log(segment)
+    }
+
+    /// Frees a log that recovery has made durable, up to `segment`. The files stay for
+    /// [`Tree::remove_unneeded_segments`].
+    pub(super) fn free_log(&self, segment: SegmentNumber) -> Result<()> {
         self.fence.pass(|| self.pool.free(segment))
     }
 

@@ -204,7 +204,9 @@ impl Manifest {
         next.apply(edit).map_err(|found| Error::internal(format!("an edit states {found}")))?;
         let grown =
             self.end > REWRITE_ABOVE_BYTES.max(REWRITE_GROWTH.saturating_mul(self.first_record_bytes));
-        if self.tail_may_be_torn || grown {
+        // NOTE: the first edit is in the first record, which can't be cut off: without a floor a shard looks new.
+        let is_first = self.state.wal_floor == SegmentNumber(0);
+        if self.tail_may_be_torn || grown || is_first {
             self.rewrite(&next)?;
         } else {
             self.append(edit)?;

@@ -29,7 +29,8 @@ fn new_manifest(sim: &SimStorage) -> Manifest {
     sim.create_dir_all(dir()).unwrap();
     sim.sync_dir(Path::new("data")).unwrap();
     sim.sync_dir(Path::new("")).ok();
-    Manifest::create(Arc::new(sim.clone()), dir(), SHARD, ManifestState::default()).unwrap()
+    let state = ManifestState { wal_floor: SegmentNumber(1), ..ManifestState::default() };
+    Manifest::create(Arc::new(sim.clone()), dir(), SHARD, state).unwrap()
 }
 
 fn read(sim: &SimStorage) -> Result<ManifestState> {
@@ -51,6 +52,24 @@ fn written() -> (SimStorage, Vec<u8>, Vec<(usize, ManifestState)>) {
     }
     let bytes = sim.read_file(path()).unwrap();
     (sim, bytes, ends)
+}
+
+#[test]
+fn no_cut_takes_the_first_floor_away() {
+    let sim = SimStorage::new(1);
+    let mut manifest = new_manifest(&sim);
+    manifest = Manifest::create(manifest.storage, dir(), SHARD, ManifestState::default()).unwrap();
+    let floor = VersionEdit { wal_floor: Some(SegmentNumber(1)), ..VersionEdit::default() };
+    manifest.commit(&floor).unwrap();
+    manifest.commit(&adding(1)).unwrap();
+    let bytes = sim.read_file(path()).unwrap();
+    for cut in 0..bytes.len() {
+        sim.write_file(path(), &bytes[..cut]);
+        assert!(
+            read(&sim).is_ok_and(|state| state.wal_floor == SegmentNumber(1)) || read(&sim).is_err(),
+            "{cut}"
+        );
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use super::{
     WalOptions, WalSync,
     frame::Identity,
-    segment::{Fill, Segment, create_segment, recycle_segment, segment_path},
+    segment::{Fill, Segment, create_segment, recycle_segment, segment_path, temp_path},
 };
 use crate::{
     error::{Error, Result},
@@ -135,21 +135,40 @@ impl SegmentPool {
         self.remove_unneeded()
     }
 
-    /// Lets go of every segment below `floor`, as [`SegmentPool::free`] does, and removes what is not kept.
+    /// Lets go of every segment below `floor`: the manifest says, durably, that recovery begins there. Freed
+    /// files are kept for recycling up to a bound; the others are removed.
+    ///
+    /// No file has the name of a freed segment, durably, when this is done: if the manifest loses the record that states
+    /// the floor, the floor before it is missed, and the log is not taken for one that ends early.
     ///
     /// # Errors
-    /// Those of [`SegmentPool::free`] and [`SegmentPool::remove_unneeded`].
+    /// `Io` when a file could not be removed; the next call tries again. `Internal`, with nothing released, if
+    /// `floor` lies behind the segment being written.
     pub fn release(&self, floor: SegmentNumber) -> Result<()> {
-        self.free(floor)?;
-        self.remove_unneeded()
+        let kept = self.let_go(floor, self.options.idle_segments)?;
+        if kept.is_empty() && !self.has_unneeded() {
+            return Ok(());
+        }
+        self.remove_unneeded()?;
+        for (number, path) in kept {
+            self.keep_for_recycling(number, path);
+        }
+        // NOTE: under the lock, because a failed sync may drop what is being named.
+        let _nothing_is_named = self.naming.lock();
+        self.storage.sync_dir(&self.dir).map_err(|error| Error::io("sync", &self.dir, error))
     }
 
-    /// Lets go of every segment below `floor`: the manifest says, durably, that recovery begins there. Freed
-    /// files are kept for recycling up to a bound; the others wait for [`SegmentPool::remove_unneeded`].
+    /// Lets go of every segment below `floor`, as [`SegmentPool::release`] does, but all files stay where they are for
+    /// [`SegmentPool::remove_unneeded`]. The log up to the floor must be durable.
     ///
     /// # Errors
     /// `Internal`, with nothing freed, if `floor` lies behind the segment being written.
     pub fn free(&self, floor: SegmentNumber) -> Result<()> {
+        self.let_go(floor, 0).map(drop)
+    }
+
+    /// Dooms every segment below `floor` but those to be recycled, which are returned.
+    fn let_go(&self, floor: SegmentNumber, idle_segments: usize) -> Result<Vec<(SegmentNumber, PathBuf)>> {
         let poisoned = self.sync.is_poisoned();
         let mut state = self.state.lock();
         if floor > state.current {
@@ -161,20 +180,30 @@ impl SegmentPool {
         self.sync.forget_below(floor);
         let needed = state.live.split_off(&floor);
         let free = std::mem::replace(&mut state.live, needed);
-        let mut doomed = Vec::new();
-        for segment in free.into_values().rev() {
-            let idle = state.spares.len() + state.freed.len();
-            if segment.recyclable && !poisoned && idle < self.options.idle_segments {
-                state.freed.push_back(segment.path);
+        let idle = state.spares.len() + state.freed.len();
+        let (mut kept, mut doomed) = (Vec::new(), Vec::new());
+        for (number, segment) in free.into_iter().rev() {
+            if segment.recyclable && !poisoned && idle + kept.len() < idle_segments {
+                kept.push((number, segment.path));
             } else {
                 doomed.push(segment.path);
             }
         }
-        state.freed.make_contiguous().sort();
-        // IMPORTANT: the lowest goes first. Should the manifest lose the record that states this floor, the
-        // floor before it is missed, and the log is not taken for one that ends early.
+        // IMPORTANT: the lowest goes first, as that is the one to be missed.
         state.doomed.extend(doomed.into_iter().rev());
-        Ok(())
+        kept.reverse();
+        Ok(kept)
+    }
+
+    /// Takes a segment's name away, and keeps the file.
+    fn keep_for_recycling(&self, number: SegmentNumber, path: PathBuf) {
+        let nameless = temp_path(&self.dir, number);
+        let renamed = self.storage.rename(&path, &nameless);
+        let mut state = self.state.lock();
+        match renamed {
+            Ok(()) => state.freed.push_back(nameless),
+            Err(_) => state.doomed.push(path),
+        }
     }
 
     /// Whether files wait for [`SegmentPool::remove_unneeded`].
@@ -270,7 +299,10 @@ impl SegmentPool {
         let identity = Identity { shard: self.shard, segment: number, incarnation };
         let (storage, capacity) = (&*self.storage, self.options.segment_bytes);
         match freed {
-            Some(path) => recycle_segment(storage, &self.dir, &path, identity, capacity, &self.naming),
+            Some(path) => {
+                let sync_all = fill == Fill::Zeroes;
+                recycle_segment(storage, &self.dir, &path, (identity, capacity), sync_all, &self.naming)
+            }
             None => create_segment(storage, &self.dir, identity, capacity, fill, &self.naming),
         }
     }

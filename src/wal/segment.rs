@@ -30,7 +30,7 @@ use crate::{
     },
     error::{Error, Result},
     ids::{Incarnation, SegmentNumber, ShardId},
-    storage::{OpenMode, Storage, StorageFile, write_all_at},
+    storage::{OpenMode, Storage, StorageFile, write_all_at, write_all_at_synced},
 };
 
 /// Where the first frame of a segment stands.
@@ -128,6 +128,7 @@ pub(super) fn create_segment(
             write_zeroes(&*file, capacity).map_err(|e| Error::io("write", &temp, e))?;
         }
         write_header(&*file, identity, capacity, &temp)?;
+        file.sync_data().map_err(|e| Error::io("sync", &temp, e))?;
         name_segment(storage, dir, &temp, &path, naming)?;
         Ok(file)
     })();
@@ -141,6 +142,7 @@ pub(super) fn create_segment(
 }
 
 /// Gives a segment file that nothing needs any more a new number and incarnation. As for new ones, under `naming`.
+/// With `sync_all` a later sync finds nothing of what was in it; else only the header is made durable.
 ///
 /// # Errors
 /// `Io` or `NoSpace`; the file is removed then, as far as the file system allows.
@@ -148,16 +150,20 @@ pub(super) fn recycle_segment(
     storage: &dyn Storage,
     dir: &Path,
     old_path: &Path,
-    identity: Identity,
-    capacity: u64,
+    (identity, capacity): (Identity, u64),
+    sync_all: bool,
     naming: &Mutex<()>,
 ) -> Result<Segment> {
     let path = segment_path(dir, identity.segment);
     let made = (|| {
         let file = storage.open(old_path, OpenMode::ReadWrite).map_err(|e| Error::io("open", old_path, e))?;
-        // NOTE: the header is overwritten under the old name. That number lies below the manifest's floor,
-        // so a recovery does not look inside.
-        write_header(&*file, identity, capacity, old_path)?;
+        if sync_all {
+            write_header(&*file, identity, capacity, old_path)?;
+            file.sync_data().map_err(|e| Error::io("sync", old_path, e))?;
+        } else {
+            write_all_at_synced(&*file, &encode_header(identity, capacity), 0)
+                .map_err(|e| Error::io("write", old_path, e))?;
+        }
         name_segment(storage, dir, old_path, &path, naming)?;
         Ok(file)
     })();
@@ -170,10 +176,8 @@ pub(super) fn recycle_segment(
     }
 }
 
-/// Writes the header and makes it durable: before the file gets its name.
 fn write_header(file: &dyn StorageFile, identity: Identity, capacity: u64, path: &Path) -> Result<()> {
-    write_all_at(file, &encode_header(identity, capacity), 0).map_err(|e| Error::io("write", path, e))?;
-    file.sync_data().map_err(|e| Error::io("sync", path, e))
+    write_all_at(file, &encode_header(identity, capacity), 0).map_err(|e| Error::io("write", path, e))
 }
 
 /// Gives the file its name, durably.

@@ -150,6 +150,12 @@ impl Content {
         }
     }
 
+    /// Makes the pages of some bytes durable, but not the length.
+    pub(super) fn sync_range(&mut self, offset: u64, bytes: u64) {
+        let (first, last) = (split(offset).0, split((offset + bytes).saturating_sub(1)).0);
+        self.unsynced.retain(|number, page| page.lost || !(first..=last).contains(number));
+    }
+
     /// A sync that was cut short: any part of what is unsynced is durable now.
     pub(super) fn sync_in_part(&mut self, rng: &mut Rng) {
         self.unsynced.retain(|_, page| page.lost || rng.coin());

@@ -85,6 +85,16 @@ impl StorageFile for SimFile {
         self.storage.world.lock().write(op, self.node, buf)
     }
 
+    fn write_at_synced(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        let before = self.len()?;
+        let written = self.write_at(buf, offset)?;
+        let end = offset + written as u64;
+        // NOTE: a file that grows has a new length to be made durable, too.
+        let op = self.op(OpKind::Sync);
+        let op = if end <= before { op.at(offset, written as u64) } else { op };
+        self.storage.world.lock().sync(op, self.node).map(|()| written)
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.storage.world.lock().sync(self.op(OpKind::Sync), self.node)
     }

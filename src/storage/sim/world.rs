@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::{
     changes::NodeId,
-    content::{Content, PAGE_BYTES, data_hash},
+    content::{PAGE_BYTES, data_hash},
     fault::{Fault, Faults, OpKind},
     guard::Guard,
     rng::Rng,
@@ -241,11 +241,15 @@ impl World {
         })
     }
 
+    /// Syncs a file: the bytes that the operation names, or all if it names none.
     pub(super) fn sync(&mut self, op: Op, id: NodeId) -> io::Result<()> {
+        let (offset, bytes) = (op.offset, op.bytes);
         self.run(op, |world, mut step| {
             let rng = &mut step.rng;
             match step.verdict {
-                Verdict::Run | Verdict::Crash(InFlight::Full) => world.volume.change(id, Content::sync),
+                Verdict::Run | Verdict::Crash(InFlight::Full) => world.volume.change(id, |content| {
+                    if bytes > 0 { content.sync_range(offset, bytes) } else { content.sync() }
+                }),
                 Verdict::Crash(InFlight::Partial) => {
                     world.volume.change(id, |content| content.sync_in_part(rng))
                 }
