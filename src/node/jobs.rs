@@ -83,6 +83,9 @@ pub(super) fn flush(
         duration_ms = duration.as_millis(),
         "flushed"
     );
+    if let Some(error) = &done.release_error {
+        tracing::warn!(shard = shard.index, error = %error, "cannot free the log that was flushed; the next flush tries again");
+    }
     Ok(())
 }
 

@@ -125,12 +125,13 @@ impl Tree {
     /// [`Tree::revoke`]. The memtables stay, and can be planned again.
     pub fn install_flush(
         &self,
-        output: FlushOutput,
+        mut output: FlushOutput,
         sync_batches: &dyn Fn() -> Result<()>,
     ) -> Result<FlushDone> {
         self.fence.check()?;
         sync_batches()?;
-        let mut done = self.install_flush_edit(output, true)?;
+        let mut done = self.install_flush_edit(&mut output, true)?;
+        // NOTE: the output is kept until then: it marks that the flush is under way.
         done.release_error = self.fence.pass(|| self.pool.release(done.wal_floor)).err();
         Ok(done)
     }
@@ -139,7 +140,7 @@ impl Tree {
     /// freed.
     pub(super) fn install_flush_edit(
         &self,
-        mut output: FlushOutput,
+        output: &mut FlushOutput,
         forget_cancelled: bool,
     ) -> Result<FlushDone> {
         let wal_floor = output.sealed.iter().map(|sealed| sealed.next_segment).max().unwrap_or_default();

@@ -157,7 +157,7 @@ impl Tree {
 
     /// Whether [`Tree::remove_unneeded_segments`] has something to do.
     pub fn has_unneeded_segments(&self) -> bool {
-        !self.fence.is_revoked() && self.pool.has_unneeded()
+        !self.fence.is_revoked() && self.pool.unneeded() > 0
     }
 
     /// Removes log segments that a recovery left behind, or a flush could not remove; a worker's job.
@@ -165,7 +165,8 @@ impl Tree {
     /// # Errors
     /// `Io` when a file could not be removed: the next call tries again; `Busy` after [`Tree::revoke`].
     pub fn remove_unneeded_segments(&self) -> Result<()> {
-        self.fence.pass(|| self.pool.remove_unneeded())
+        // NOTE: one at a time, so that a revocation need not wait for all of them.
+        (0..self.pool.unneeded()).try_for_each(|_| self.fence.pass(|| self.pool.remove_one()))
     }
 
     /// Removes idle log segments until at most `keep` are left.

@@ -332,7 +332,7 @@ fn flush_recovered(
         Some(plan) => {
             let pace: Arc<dyn Pace> = Arc::new(NoPace);
             let output = tree.run_flush(plan, &pace);
-            let done = output.and_then(|output| tree.install_flush_edit(output, false));
+            let done = output.and_then(|mut output| tree.install_flush_edit(&mut output, false));
             done.and_then(|done| tree.free_log(done.wal_floor))
         }
         None => tree.pass_log(wal.current_segment()),

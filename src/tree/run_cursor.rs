@@ -40,7 +40,10 @@ impl RunCursor {
     #[inline]
     fn forward(&mut self, step: impl FnOnce(&mut TableCursor) -> Result<()>) -> Result<()> {
         let Some((place, cursor)) = &mut self.current else { return Ok(()) };
-        step(cursor)?;
+        if let Err(error) = step(cursor) {
+            self.current = None;
+            return Err(error);
+        }
         if cursor.entry().is_none() {
             let next = *place + 1;
             self.enter(Some(next), Cursor::seek_first)?;
@@ -91,7 +94,10 @@ impl Cursor for RunCursor {
     #[inline]
     fn walk(&mut self, take: &mut impl FnMut(&Entry<'_>) -> bool) -> Result<()> {
         while let Some((place, cursor)) = &mut self.current {
-            cursor.walk(take)?;
+            if let Err(error) = cursor.walk(take) {
+                self.current = None;
+                return Err(error);
+            }
             if cursor.entry().is_some() {
                 break;
             }

@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -39,6 +39,8 @@ pub struct SegmentPool {
     preparing: Mutex<()>,
     /// Held while a segment is named. A failed sync of the directory may drop every new name, so there is only one.
     naming: Mutex<()>,
+    /// Whether freed segments lost their names since the directory was synced.
+    has_unsynced_names: AtomicBool,
     state: Mutex<PoolState>,
     /// How far the current segment is filled.
     filled_bytes: AtomicU64,
@@ -54,7 +56,7 @@ struct PoolState {
     /// Begun by the writer, or left by an earlier run: needed until the floor passes them.
     live: BTreeMap<SegmentNumber, LiveSegment>,
     /// To be removed.
-    doomed: Vec<PathBuf>,
+    doomed: VecDeque<PathBuf>,
     current: SegmentNumber,
 }
 
@@ -87,7 +89,7 @@ impl SegmentPool {
             spares: VecDeque::new(),
             freed: VecDeque::new(),
             live: start.retained.into_iter().map(retain).collect(),
-            doomed: Vec::new(),
+            doomed: VecDeque::new(),
             current: SegmentNumber(0),
         };
         Self {
@@ -99,6 +101,7 @@ impl SegmentPool {
             sync: start.sync,
             preparing: Mutex::new(()),
             naming: Mutex::new(()),
+            has_unsynced_names: AtomicBool::new(false),
             state: Mutex::new(state),
             filled_bytes: AtomicU64::new(0),
         }
@@ -130,7 +133,7 @@ impl SegmentPool {
             return Ok(());
         }
         // The writer could not wait and went on in a later segment; numbers only rise.
-        state.doomed.push(segment.path);
+        state.doomed.push_back(segment.path);
         drop(state);
         self.remove_unneeded()
     }
@@ -142,20 +145,21 @@ impl SegmentPool {
     /// the floor, the floor before it is missed, and the log is not taken for one that ends early.
     ///
     /// # Errors
-    /// `Io` when a file could not be removed; the next call tries again. `Internal`, with nothing released, if
-    /// `floor` lies behind the segment being written.
+    /// `Io` when a file could not be renamed or removed, or the directory not be synced; the next call tries again.
+    /// `Internal`, with nothing released, if `floor` lies behind the segment being written.
     pub fn release(&self, floor: SegmentNumber) -> Result<()> {
-        let kept = self.let_go(floor, self.options.idle_segments)?;
-        if kept.is_empty() && !self.has_unneeded() {
-            return Ok(());
+        let mut unnamed = Ok(());
+        // IMPORTANT: the lowest goes first, as that is the one to be missed.
+        for (number, segment) in self.let_go(floor)? {
+            unnamed = unnamed.and(self.take_name(number, &segment));
         }
-        self.remove_unneeded()?;
-        for (number, path) in kept {
-            self.keep_for_recycling(number, path);
+        unnamed = unnamed.and(self.sync_names());
+        if unnamed.is_ok() {
+            // IMPORTANT: only now. As long as a name may come back, what it names is part of each sync that is acked.
+            self.sync.forget_below(floor);
         }
-        // NOTE: under the lock, because a failed sync may drop what is being named.
-        let _nothing_is_named = self.naming.lock();
-        self.storage.sync_dir(&self.dir).map_err(|error| Error::io("sync", &self.dir, error))
+        let removed = self.remove_unneeded();
+        unnamed.and(removed)
     }
 
     /// Lets go of every segment below `floor`, as [`SegmentPool::release`] does, but all files stay where they are for
@@ -164,12 +168,14 @@ impl SegmentPool {
     /// # Errors
     /// `Internal`, with nothing freed, if `floor` lies behind the segment being written.
     pub fn free(&self, floor: SegmentNumber) -> Result<()> {
-        self.let_go(floor, 0).map(drop)
+        let freed = self.let_go(floor)?;
+        self.sync.forget_below(floor);
+        self.state.lock().doomed.extend(freed.into_values().map(|segment| segment.path));
+        Ok(())
     }
 
-    /// Dooms every segment below `floor` but those to be recycled, which are returned.
-    fn let_go(&self, floor: SegmentNumber, idle_segments: usize) -> Result<Vec<(SegmentNumber, PathBuf)>> {
-        let poisoned = self.sync.is_poisoned();
+    /// The segments below `floor`, lowest first, which are not the log's any more.
+    fn let_go(&self, floor: SegmentNumber) -> Result<BTreeMap<SegmentNumber, LiveSegment>> {
         let mut state = self.state.lock();
         if floor > state.current {
             return Err(Error::internal(format!(
@@ -177,38 +183,41 @@ impl SegmentPool {
                 state.current
             )));
         }
-        self.sync.forget_below(floor);
         let needed = state.live.split_off(&floor);
-        let free = std::mem::replace(&mut state.live, needed);
-        let idle = state.spares.len() + state.freed.len();
-        let (mut kept, mut doomed) = (Vec::new(), Vec::new());
-        for (number, segment) in free.into_iter().rev() {
-            if segment.recyclable && !poisoned && idle + kept.len() < idle_segments {
-                kept.push((number, segment.path));
-            } else {
-                doomed.push(segment.path);
-            }
-        }
-        // IMPORTANT: the lowest goes first, as that is the one to be missed.
-        state.doomed.extend(doomed.into_iter().rev());
-        kept.reverse();
-        Ok(kept)
+        Ok(std::mem::replace(&mut state.live, needed))
     }
 
-    /// Takes a segment's name away, and keeps the file.
-    fn keep_for_recycling(&self, number: SegmentNumber, path: PathBuf) {
+    /// Takes a freed segment's name away. The file is kept for recycling, or doomed.
+    fn take_name(&self, number: SegmentNumber, segment: &LiveSegment) -> Result<()> {
         let nameless = temp_path(&self.dir, number);
-        let renamed = self.storage.rename(&path, &nameless);
+        self.has_unsynced_names.store(true, Ordering::Release);
+        let renamed = self.storage.rename(&segment.path, &nameless);
+        let may_stay = segment.recyclable && renamed.is_ok() && !self.sync.is_poisoned();
         let mut state = self.state.lock();
-        match renamed {
-            Ok(()) => state.freed.push_back(nameless),
-            Err(_) => state.doomed.push(path),
+        if may_stay && state.spares.len() + state.freed.len() < self.options.idle_segments {
+            state.freed.push_back(nameless);
+        } else {
+            state.doomed.push_back(if renamed.is_ok() { nameless } else { segment.path.clone() });
         }
+        drop(state);
+        renamed.map_err(|error| Error::io("rename", &segment.path, error))
     }
 
-    /// Whether files wait for [`SegmentPool::remove_unneeded`].
-    pub fn has_unneeded(&self) -> bool {
-        !self.state.lock().doomed.is_empty()
+    /// Makes it durable that names were taken away.
+    fn sync_names(&self) -> Result<()> {
+        if !self.has_unsynced_names.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        // NOTE: under the lock, because a failed sync may drop what is being named.
+        let _nothing_is_named = self.naming.lock();
+        self.storage.sync_dir(&self.dir).map_err(|error| Error::io("sync", &self.dir, error))?;
+        self.has_unsynced_names.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// How many files wait for [`SegmentPool::remove_unneeded`].
+    pub fn unneeded(&self) -> usize {
+        self.state.lock().doomed.len()
     }
 
     /// Removes idle files until at most `keep` are left.
@@ -282,7 +291,7 @@ impl SegmentPool {
         while let Some(late) =
             state.spares.pop_front_if(|spare| spare.identity.segment < segment.identity.segment)
         {
-            state.doomed.push(late.path);
+            state.doomed.push_back(late.path);
         }
         drop(state);
         self.set_filled(0);
@@ -307,24 +316,33 @@ impl SegmentPool {
         }
     }
 
-    /// Removes the files that nothing needs: tens of milliseconds each, where they are large.
+    /// Removes the files that nothing needs.
     ///
     /// # Errors
     /// `Io` when a file could not be removed; the next call tries again.
     pub fn remove_unneeded(&self) -> Result<()> {
-        let doomed = std::mem::take(&mut self.state.lock().doomed);
         let mut result = Ok(());
-        for path in doomed {
-            match self.storage.remove_file(&path) {
-                Ok(()) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    result = Err(Error::io("remove", &path, error));
-                    self.state.lock().doomed.push(path);
-                }
-            }
+        for _ in 0..self.unneeded() {
+            result = result.and(self.remove_one());
         }
         result
+    }
+
+    /// Removes one of them: tens of milliseconds, if it is large.
+    ///
+    /// # Errors
+    /// `Io` when it could not be removed; it is tried again after the others.
+    pub fn remove_one(&self) -> Result<()> {
+        let Some(path) = self.state.lock().doomed.pop_front() else { return Ok(()) };
+        match self.storage.remove_file(&path) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => {
+                let error = Error::io("remove", &path, error);
+                self.state.lock().doomed.push_back(path);
+                Err(error)
+            }
+        }
     }
 }
 
