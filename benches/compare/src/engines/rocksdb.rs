@@ -4,8 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, Direction, IteratorMode, Options, WaitForCompactOptions,
-    WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, DB, DBCompressionType, Options, WaitForCompactOptions, WriteBatch, WriteOptions,
 };
 
 use super::{Budgets, Engine, ShowPair, ShowValue};
@@ -56,12 +55,15 @@ impl Engine for RocksDb {
     }
 
     fn scan(&self, from: &Key, count: usize, show: ShowPair<'_>) -> Result<usize> {
+        let mut pairs = self.db.raw_iterator();
+        pairs.seek(from);
         let mut seen = 0;
-        for entry in self.db.iterator(IteratorMode::From(from, Direction::Forward)).take(count) {
-            let (key, value) = entry?;
-            show(&key, &value)?;
+        while let (true, Some((key, value))) = (seen < count, pairs.item()) {
+            show(key, value)?;
             seen += 1;
+            pairs.next();
         }
+        pairs.status()?;
         Ok(seen)
     }
 
