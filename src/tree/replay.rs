@@ -42,55 +42,47 @@ fn ahead_bytes(ahead: &VecDeque<(KeyHash, Entry<'_>)>) -> usize {
 impl Replay {
     /// Replays the frames that the cut keeps, without void batches and what tables hold already.
     pub fn run(self) -> Replayed {
-        replay(&self.log, &self.cut, self.flushed_seqno, &self.options, self.next_segment)
-    }
-}
-
-fn replay(
-    log: &RecoveredLog,
-    cut: &Cut,
-    flushed_seqno: SeqNo,
-    options: &TreeOptions,
-    next_segment: SegmentNumber,
-) -> Replayed {
-    let seal = |memtable: Arc<Memtable>| Arc::new(SealedMemtable { memtable, next_segment });
-    let (mut memtable_writer, mut active) = memtable(next_memtable(options.memtable_bytes, None, 0));
-    let (mut sealed, mut frames, mut entries) = (Vec::new(), 0, 0);
-    // Entries whose places in the index are on their way.
-    let mut ahead: VecDeque<(KeyHash, Entry<'_>)> = VecDeque::with_capacity(PREFETCH_AHEAD);
-    let is_void = |frame: &RecoveredFrame| match &frame.kind {
-        FrameKind::Batch { id, .. } => cut.void.contains(id),
-        FrameKind::Data | FrameKind::Cancel { .. } => false,
-    };
-    for frame in log.frames.iter().take(cut.keep_frames).filter(|frame| !is_void(frame)) {
-        let ops = usize::try_from(frame.op_count).unwrap_or(usize::MAX);
-        if active.is_empty() {
-            // NOTE: an empty memtable has room for anything, but what waits here is about to be in it.
-            ahead.drain(..).for_each(|(hash, entry)| memtable_writer.insert(hash, &entry));
-        }
-        if !memtable_writer.has_room(ops + ahead.len(), frame.ops_bytes() + ahead_bytes(&ahead)) {
-            ahead.drain(..).for_each(|(hash, entry)| memtable_writer.insert(hash, &entry));
-            sealed.push(seal(Arc::clone(&active)));
-            (memtable_writer, active) = memtable(next_memtable(options.memtable_bytes, Some(&active), ops));
-        }
-        frames += 1;
-        for entry in frame.ops().filter(|entry| entry.seqno > flushed_seqno) {
-            let hash = KeyHash::of(entry.key, options.hash_seed);
-            active.prefetch(hash);
-            if ahead.len() == PREFETCH_AHEAD
-                && let Some((hash, entry)) = ahead.pop_front()
-            {
-                memtable_writer.insert(hash, &entry);
+        let Self { log, cut, flushed_seqno, options, next_segment } = self;
+        let seal = |memtable: Arc<Memtable>| Arc::new(SealedMemtable { memtable, next_segment });
+        let (mut memtable_writer, mut active) = memtable(next_memtable(options.memtable_bytes, None, 0));
+        let (mut sealed, mut frames, mut entries) = (Vec::new(), 0, 0);
+        // Entries whose places in the index are on their way.
+        let mut ahead: VecDeque<(KeyHash, Entry<'_>)> = VecDeque::with_capacity(PREFETCH_AHEAD);
+        let is_void = |frame: &RecoveredFrame| match &frame.kind {
+            FrameKind::Batch { id, .. } => cut.void.contains(id),
+            FrameKind::Data | FrameKind::Cancel { .. } => false,
+        };
+        for frame in log.frames.iter().take(cut.keep_frames).filter(|frame| !is_void(frame)) {
+            let ops = usize::try_from(frame.op_count).unwrap_or(usize::MAX);
+            if active.is_empty() {
+                // NOTE: an empty memtable has room for anything, but what waits here is about to be in it.
+                ahead.drain(..).for_each(|(hash, entry)| memtable_writer.insert(hash, &entry));
             }
-            ahead.push_back((hash, entry));
-            entries += 1;
+            if !memtable_writer.has_room(ops + ahead.len(), frame.ops_bytes() + ahead_bytes(&ahead)) {
+                ahead.drain(..).for_each(|(hash, entry)| memtable_writer.insert(hash, &entry));
+                sealed.push(seal(Arc::clone(&active)));
+                (memtable_writer, active) =
+                    memtable(next_memtable(options.memtable_bytes, Some(&active), ops));
+            }
+            frames += 1;
+            for entry in frame.ops().filter(|entry| entry.seqno > flushed_seqno) {
+                let hash = KeyHash::of(entry.key, options.hash_seed);
+                active.prefetch(hash);
+                if ahead.len() == PREFETCH_AHEAD
+                    && let Some((hash, entry)) = ahead.pop_front()
+                {
+                    memtable_writer.insert(hash, &entry);
+                }
+                ahead.push_back((hash, entry));
+                entries += 1;
+            }
         }
+        ahead.drain(..).for_each(|(hash, entry)| memtable_writer.insert(hash, &entry));
+        if !active.is_empty() {
+            sealed.push(seal(Arc::clone(&active)));
+            (memtable_writer, active) = memtable(next_memtable(options.memtable_bytes, Some(&active), 0));
+        }
+        sealed.reverse();
+        Replayed { memtable: memtable_writer, active, sealed, frames, entries }
     }
-    ahead.drain(..).for_each(|(hash, entry)| memtable_writer.insert(hash, &entry));
-    if !active.is_empty() {
-        sealed.push(seal(Arc::clone(&active)));
-        (memtable_writer, active) = memtable(next_memtable(options.memtable_bytes, Some(&active), 0));
-    }
-    sealed.reverse();
-    Replayed { memtable: memtable_writer, active, sealed, frames, entries }
 }

@@ -36,19 +36,20 @@ impl RunCursor {
         Ok(())
     }
 
-    /// Moves forward inside the table by `step`, and to the next table from its end.
+    /// Moves forward inside the table by `step`, and to the next table from its end; whether it left the table.
     #[inline]
-    fn forward(&mut self, step: impl FnOnce(&mut TableCursor) -> Result<()>) -> Result<()> {
-        let Some((place, cursor)) = &mut self.current else { return Ok(()) };
-        if let Err(error) = step(cursor) {
+    fn forward(&mut self, step: impl FnOnce(&mut TableCursor) -> Result<()>) -> Result<bool> {
+        let Some((place, cursor)) = &mut self.current else { return Ok(false) };
+        let stepped = step(cursor);
+        if stepped.is_ok() && cursor.entry().is_some() {
+            return Ok(false);
+        }
+        let next = *place + 1;
+        if let Err(error) = stepped {
             self.current = None;
             return Err(error);
         }
-        if cursor.entry().is_none() {
-            let next = *place + 1;
-            self.enter(Some(next), Cursor::seek_first)?;
-        }
-        Ok(())
+        self.enter(Some(next), Cursor::seek_first).map(|()| true)
     }
 }
 
@@ -63,7 +64,7 @@ impl BlockCursor for RunCursor {
     }
 
     fn skip_block(&mut self) -> Result<()> {
-        self.forward(TableCursor::skip_block)
+        self.forward(TableCursor::skip_block).map(drop)
     }
 }
 
@@ -88,22 +89,12 @@ impl Cursor for RunCursor {
 
     #[inline]
     fn next(&mut self) -> Result<()> {
-        self.forward(Cursor::next)
+        self.forward(Cursor::next).map(drop)
     }
 
     #[inline]
     fn walk(&mut self, take: &mut impl FnMut(&Entry<'_>) -> bool) -> Result<()> {
-        while let Some((place, cursor)) = &mut self.current {
-            if let Err(error) = cursor.walk(take) {
-                self.current = None;
-                return Err(error);
-            }
-            if cursor.entry().is_some() {
-                break;
-            }
-            let next = *place + 1;
-            self.enter(Some(next), Cursor::seek_first)?;
-        }
+        while self.forward(|cursor| cursor.walk(take))? {}
         Ok(())
     }
 

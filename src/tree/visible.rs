@@ -111,46 +111,34 @@ impl<C: Cursor> VisibleCursor<C> {
 
     /// Whether there may be more.
     fn fill_forward(&mut self, out: &mut PairBatchBuilder) -> Result<bool> {
-        let mut is_in_batch = false;
-        let stopped = loop {
-            let mut stopped = Stopped::AtEnd;
-            let walked = self.walk_forward(out, &mut is_in_batch, &mut stopped);
-            if is_in_batch {
-                self.last_key.clear();
-                self.last_key.extend_from_slice(out.last_key());
-                is_in_batch = false;
+        loop {
+            match self.walk_forward(out)? {
+                Stopped::InVersions => {
+                    let behind = [&self.last_key, &[0][..]].concat();
+                    self.cursor.seek(&behind)?;
+                }
+                stopped => return Ok(stopped == Stopped::Full),
             }
-            walked?;
-            if stopped != Stopped::InVersions {
-                break stopped;
-            }
-            let behind = [&self.last_key, &[0][..]].concat();
-            self.cursor.seek(&behind)?;
-        };
-        Ok(stopped == Stopped::Full)
+        }
     }
 
-    /// Walks until there is a reason to stop. `is_in_batch`: the key dealt with last is the batch's last one, and
-    /// not copied to `last_key`.
-    fn walk_forward(
-        &mut self,
-        out: &mut PairBatchBuilder,
-        is_in_batch: &mut bool,
-        stopped: &mut Stopped,
-    ) -> Result<()> {
+    /// Walks until there is a reason to stop.
+    fn walk_forward(&mut self, out: &mut PairBatchBuilder) -> Result<Stopped> {
         let Self { cursor, range, point, last_key, .. } = self;
-        let mut older = 0_u32;
-        cursor.walk(&mut |entry| {
+        let (mut stopped, mut older) = (Stopped::AtEnd, 0_u32);
+        // Whether the key dealt with last is the batch's last one, and not copied to `last_key`.
+        let mut is_in_batch = false;
+        let walked = cursor.walk(&mut |entry| {
             if out.is_complete() {
-                *stopped = Stopped::Full;
+                stopped = Stopped::Full;
                 return false;
             }
             let is_known =
-                if *is_in_batch { out.last_key_is(entry.key) } else { entry.key == last_key.as_slice() };
+                if is_in_batch { out.last_key_is(entry.key) } else { entry.key == last_key.as_slice() };
             if is_known {
                 older += 1;
                 if older == STEPS_BEFORE_SEEK {
-                    *stopped = Stopped::InVersions;
+                    stopped = Stopped::InVersions;
                 }
                 return older < STEPS_BEFORE_SEEK;
             }
@@ -164,18 +152,23 @@ impl<C: Cursor> VisibleCursor<C> {
             if !is_visible(entry.kind, entry.expires_at_ms, point.now_ms) {
                 last_key.clear();
                 last_key.extend_from_slice(entry.key);
-                *is_in_batch = false;
+                is_in_batch = false;
                 return true;
             }
             if !out.has_room(entry.key.len() + entry.value.len()) {
                 // It is met again by the next call.
-                *stopped = Stopped::Full;
+                stopped = Stopped::Full;
                 return false;
             }
             out.push(entry.key, entry.value);
-            *is_in_batch = true;
+            is_in_batch = true;
             true
-        })
+        });
+        if is_in_batch {
+            last_key.clear();
+            last_key.extend_from_slice(out.last_key());
+        }
+        walked.map(|()| stopped)
     }
 
     /// Backward the versions of a key come oldest first: the last one at or below the position counts.
