@@ -63,13 +63,15 @@ fn no_cut_takes_the_first_floor_away() {
     manifest.commit(&floor).unwrap();
     manifest.commit(&adding(1)).unwrap();
     let bytes = sim.read_file(path()).unwrap();
+    let mut opened = 0;
     for cut in 0..bytes.len() {
         sim.write_file(path(), &bytes[..cut]);
-        assert!(
-            read(&sim).is_ok_and(|state| state.wal_floor == SegmentNumber(1)) || read(&sim).is_err(),
-            "{cut}"
-        );
+        if let Ok(state) = read(&sim) {
+            assert_eq!(state.wal_floor, SegmentNumber(1), "cut at {cut}");
+            opened += 1;
+        }
     }
+    assert!(opened > 0);
 }
 
 #[test]

@@ -308,10 +308,7 @@ impl SegmentPool {
         let identity = Identity { shard: self.shard, segment: number, incarnation };
         let (storage, capacity) = (&*self.storage, self.options.segment_bytes);
         match freed {
-            Some(path) => {
-                let sync_all = fill == Fill::Zeroes;
-                recycle_segment(storage, &self.dir, &path, (identity, capacity), sync_all, &self.naming)
-            }
+            Some(path) => recycle_segment(storage, &self.dir, &path, identity, capacity, fill, &self.naming),
             None => create_segment(storage, &self.dir, identity, capacity, fill, &self.naming),
         }
     }

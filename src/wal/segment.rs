@@ -142,7 +142,7 @@ pub(super) fn create_segment(
 }
 
 /// Gives a segment file that nothing needs any more a new number and incarnation. As for new ones, under `naming`.
-/// With `sync_all` a later sync finds nothing of what was in it; else only the header is made durable.
+/// Only the header is made durable, unless a later sync is to find nothing of what was in it ([`Fill::Zeroes`]).
 ///
 /// # Errors
 /// `Io` or `NoSpace`; the file is removed then, as far as the file system allows.
@@ -150,14 +150,15 @@ pub(super) fn recycle_segment(
     storage: &dyn Storage,
     dir: &Path,
     old_path: &Path,
-    (identity, capacity): (Identity, u64),
-    sync_all: bool,
+    identity: Identity,
+    capacity: u64,
+    how: Fill,
     naming: &Mutex<()>,
 ) -> Result<Segment> {
     let path = segment_path(dir, identity.segment);
     let made = (|| {
         let file = storage.open(old_path, OpenMode::ReadWrite).map_err(|e| Error::io("open", old_path, e))?;
-        if sync_all {
+        if how == Fill::Zeroes {
             write_header(&*file, identity, capacity, old_path)?;
             file.sync_data().map_err(|e| Error::io("sync", old_path, e))?;
         } else {
