@@ -88,8 +88,9 @@ pub(super) struct Turn<'a> {
 const POLL: Duration = Duration::from_millis(1);
 /// A turn that takes longer than this on average does not run on an async caller's thread.
 const QUICK_TURN_NS: u64 = 200_000;
-/// How often a caller looks whether the turn has become free before it queues: for some microseconds.
-const SPINS: usize = 100;
+/// How often a caller looks whether the turn has become free before it queues: for as long as to queue, and to be
+/// woken, would take, some tens of microseconds.
+const SPINS: usize = 1000;
 
 impl ShardCore {
     pub(super) fn new(index: usize, tree: Arc<Tree>, writer: TreeWriter, queue_bytes: u64) -> Self {

@@ -7,6 +7,7 @@
 //! ```
 
 use std::{
+    cell::RefCell,
     collections::HashSet,
     panic::{AssertUnwindSafe, catch_unwind},
 };
@@ -23,13 +24,20 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    ids::SeqNo,
     key::{KeyHash, check_value},
     tree::{TreeWriter, WriteOp, is_visible},
-    wal::FrameKind,
+    wal::{FrameKind, GroupBuffer, LogPosition},
 };
 
 /// A turn that holds so much takes no further update; those wait for the next one.
 const MAX_UPDATED_BYTES: usize = 64 << 20;
+
+thread_local! {
+    /// Where a thread builds the frame of a lone write: the shard's own memory for frames was last touched by whoever had
+    /// the turn before, mostly on another core.
+    static LONE_FRAME: RefCell<GroupBuffer> = RefCell::new(GroupBuffer::new());
+}
 
 impl NodeCore {
     /// Runs one turn with these requests and answers them. Never panics.
@@ -69,14 +77,14 @@ impl NodeCore {
         }
         let writer = &mut *turn.writer;
         let ran = catch_unwind(AssertUnwindSafe(|| {
-            writer.begin_frame(FrameKind::Data);
-            writer.stage(op);
-            writer.end_frame();
+            let result = LONE_FRAME.with_borrow_mut(|frame| {
+                self.append(shard, 1, caller, |first| writer.append_one(op, frame, first))
+            });
             let synced = durability == Durability::Synced;
-            let result = match caller {
-                Caller::Blocking => self.commit(shard, writer, synced),
-                Caller::Async => self.commit_timed(shard, writer, synced),
-            };
+            let result = result.and_then(|()| self.sync_turn(shard, synced));
+            if result.is_ok() {
+                writer.apply_one(op);
+            }
             self.after_turn(shard, writer);
             result
         }));
@@ -103,41 +111,45 @@ impl NodeCore {
             synced |= durability == Durability::Synced && writer.staged_ops() > before;
         }
         writer.end_frame();
-        let result = if writer.staged_ops() > 0 { self.commit_timed(shard, writer, synced) } else { Ok(()) };
+        let result = if writer.staged_ops() > 0 { self.commit(shard, writer, synced) } else { Ok(()) };
         for (answer, permit) in answers {
             answer.send(&result, writer);
             drop(permit);
         }
     }
 
-    /// As [`NodeCore::commit`], and notes how long the `write` took, for those who may not wait for one.
-    fn commit_timed(&self, shard: &ShardCore, writer: &mut TreeWriter, synced: bool) -> Result<()> {
-        let started = self.env.clock.monotonic();
-        self.append(shard, writer)?;
-        shard.note_turn(nanos(self.env.clock.monotonic().saturating_sub(started)));
-        self.sync_and_apply(shard, writer, synced)
-    }
-
     /// Appends what is staged, syncs if asked, and applies it.
     fn commit(&self, shard: &ShardCore, writer: &mut TreeWriter, synced: bool) -> Result<()> {
-        self.append(shard, writer)?;
-        self.sync_and_apply(shard, writer, synced)
+        self.append(shard, writer.staged_ops(), Caller::Async, |first| writer.append(first))?;
+        self.sync_turn(shard, synced)?;
+        writer.apply();
+        Ok(())
     }
 
-    fn append(&self, shard: &ShardCore, writer: &mut TreeWriter) -> Result<()> {
-        let first = self.take_seqnos(writer.staged_ops());
-        let appended = writer.append(first);
-        appended.map(|_| ()).inspect_err(|error| self.note_append_failure(shard, error))
+    /// Runs an append of so many operations. How long it takes is noted for callers that may not wait for one.
+    fn append(
+        &self,
+        shard: &ShardCore,
+        operations: u64,
+        caller: Caller,
+        append: impl FnOnce(SeqNo) -> Result<LogPosition>,
+    ) -> Result<()> {
+        let first = self.take_seqnos(operations);
+        let started = (caller == Caller::Async).then(|| self.env.clock.monotonic());
+        append(first).inspect_err(|error| self.note_append_failure(shard, error))?;
+        if let Some(started) = started {
+            shard.note_turn(nanos(self.env.clock.monotonic().saturating_sub(started)));
+        }
+        Ok(())
     }
 
-    fn sync_and_apply(&self, shard: &ShardCore, writer: &mut TreeWriter, synced: bool) -> Result<()> {
+    fn sync_turn(&self, shard: &ShardCore, synced: bool) -> Result<()> {
         if synced && let Err(error) = self.sync_with_batches(shard) {
             // IMPORTANT: the log holds what the memtable will never show, so this incarnation ends here: a
             // re-open decides over the logs what stands.
             shard.fail_for_sync(&error);
             return Err(error);
         }
-        writer.apply();
         Ok(())
     }
 

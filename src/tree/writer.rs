@@ -199,6 +199,37 @@ impl TreeWriter {
         Ok(end)
     }
 
+    /// As [`TreeWriter::append`], of this operation alone, of which nothing is staged: its frame is built in `frame`,
+    /// the caller's own memory. Follow it with [`TreeWriter::apply_one`], or [`TreeWriter::abandon`].
+    ///
+    /// # Errors
+    /// As [`TreeWriter::append`].
+    pub fn append_one(
+        &mut self,
+        op: &WriteOp<'_>,
+        frame: &mut GroupBuffer,
+        seqno: SeqNo,
+    ) -> Result<LogPosition> {
+        self.tree.writable()?;
+        if !self.memtable.has_room(1, op.key.len() + op.value.len()) {
+            self.seal()?;
+        }
+        frame.clear();
+        frame.begin_frame(FrameKind::Data);
+        frame.push_op(op.kind, op.expires_at_ms, op.key, op.value);
+        let end = self.wal.append(frame, seqno)?;
+        self.appended = Some(seqno);
+        Ok(end)
+    }
+
+    /// Makes the operation visible that was appended alone, and ends the turn.
+    pub fn apply_one(&mut self, op: &WriteOp<'_>) {
+        if let Some(seqno) = self.appended.take() {
+            let &WriteOp { key, kind, value, expires_at_ms, .. } = op;
+            self.memtable.insert(op.hash, &Entry { key, seqno, kind, expires_at_ms, value });
+        }
+    }
+
     /// Whether the last append failed in its `write`, and may have left whole frames until the next one.
     pub const fn log_tail_is_dirty(&self) -> bool {
         self.wal.tail_is_dirty()
@@ -274,10 +305,13 @@ impl TreeWriter {
     }
 
     fn end_turn(&mut self) {
+        self.turn_view = None;
+        if self.group.is_empty() {
+            return;
+        }
         self.group.clear();
         self.staged.clear();
         self.staged_bytes = 0;
-        self.turn_view = None;
         self.index.clear();
         self.indexed = 0;
     }
