@@ -52,6 +52,12 @@ impl MemtableWriter {
         keys <= self.writer.arena().index.limit() && used <= self.arena_bytes
     }
 
+    /// Asks for the cache line that an insert of this key will look at first, and does not wait for it.
+    #[inline]
+    pub fn prefetch(&self, hash: KeyHash) {
+        self.writer.arena().index.prefetch(hash.mixed());
+    }
+
     /// Adds an entry; readers find it when this returns. Never fails: beyond the options it only gets slower.
     ///
     /// # Panics

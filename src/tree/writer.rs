@@ -130,6 +130,7 @@ impl TreeWriter {
     /// Adds an operation to the frame. Nothing is visible before [`TreeWriter::apply`].
     #[inline]
     pub fn stage(&mut self, op: &WriteOp<'_>) {
+        self.memtable.prefetch(op.hash);
         let span = self.group.push_op(op.kind, op.expires_at_ms, op.key, op.value);
         self.staged_bytes += span.key.len() + span.value.len();
         let seqno = self.batch_seqno;
@@ -214,6 +215,8 @@ impl TreeWriter {
         if !self.memtable.has_room(1, op.key.len() + op.value.len()) {
             self.seal()?;
         }
+        // The line arrives while the log is written.
+        self.memtable.prefetch(op.hash);
         frame.clear();
         frame.begin_frame(FrameKind::Data);
         frame.push_op(op.kind, op.expires_at_ms, op.key, op.value);
