@@ -34,7 +34,7 @@ impl Log {
         let wal = dir.path().join("wal");
         let recovered = read_log(&storage, &wal, SHARD, SegmentNumber(1), None).expect("an empty log");
         let (writer, _, _) = create_log(recovered.successor(0, options, 1)).expect("a new log");
-        Self { dir, storage, writer, group: GroupBuffer::new(), next: SeqNo(1), key: 0 }
+        Self { dir, storage, writer, group: GroupBuffer::new(1 << 20), next: SeqNo(1), key: 0 }
     }
 
     /// One frame of `ops` puts.
@@ -79,7 +79,7 @@ fn append_compressed(bencher: Bencher, ops: u64) {
 /// The part of an append that is not the system call.
 #[divan::bench(args = [1, 100])]
 fn build_group(bencher: Bencher, ops: u64) {
-    let mut group = GroupBuffer::new();
+    let mut group = GroupBuffer::new(1 << 20);
     bencher.counter(ItemsCount::new(ops)).bench_local(|| {
         group.clear();
         for _ in 0..ops {

@@ -33,10 +33,13 @@ use crate::{
 /// A turn that holds so much takes no further update; those wait for the next one.
 const MAX_UPDATED_BYTES: usize = 64 << 20;
 
+/// How much memory a thread keeps for the frames of its lone writes.
+const KEPT_FRAME_BYTES: usize = 64 << 10;
+
 thread_local! {
     /// Where a thread builds the frame of a lone write: the shard's own memory for frames was last touched by whoever had
     /// the turn before, mostly on another core.
-    static LONE_FRAME: RefCell<GroupBuffer> = RefCell::new(GroupBuffer::new());
+    static LONE_FRAME: RefCell<GroupBuffer> = RefCell::new(GroupBuffer::new(KEPT_FRAME_BYTES));
 }
 
 impl NodeCore {
@@ -78,7 +81,9 @@ impl NodeCore {
         let writer = &mut *turn.writer;
         let ran = catch_unwind(AssertUnwindSafe(|| {
             let result = LONE_FRAME.with_borrow_mut(|frame| {
-                self.append(shard, 1, caller, |first| writer.append_one(op, frame, first))
+                let appended = self.append(shard, 1, caller, |first| writer.append_one(op, frame, first));
+                frame.clear();
+                appended
             });
             let synced = durability == Durability::Synced;
             let result = result.and_then(|()| self.sync_turn(shard, synced));

@@ -1,7 +1,7 @@
 //! How a write gets from a handle to a turn: checked, hashed, routed; in place when the shard is idle,
 //! through admission and the inbox otherwise.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, task::Poll};
 
 use bytes::Bytes;
 
@@ -36,6 +36,10 @@ pub(super) enum Caller {
 fn is_patient(durability: Durability, caller: Caller) -> bool {
     caller == Caller::Blocking && durability != Durability::Synced
 }
+
+/// How often a task lets others run while another caller has the turn, before its write goes through the inbox: that
+/// costs as much as several turns.
+const MOST_YIELDS: usize = 8;
 
 impl NodeCore {
     /// A write of one key, checked and hashed.
@@ -77,8 +81,18 @@ impl NodeCore {
         permit: Option<Permit>,
     ) -> Result<()> {
         let op = self.lone_write(&key, value.as_deref())?;
-        if let Some(done) = self.try_write_in_place(&op, durability, caller) {
-            return done;
+        // NOTE: with a permit it came as a message; those of one sender keep their order, so it does not let others by.
+        let yields = match (caller, durability, &permit) {
+            (Caller::Async, Durability::Buffered, None) => MOST_YIELDS,
+            _ => 0,
+        };
+        for attempt in 0..=yields {
+            if let Some(done) = self.try_write_in_place(&op, durability, caller) {
+                return done;
+            }
+            if attempt < yields {
+                yield_now().await;
+            }
         }
         let hash = op.hash;
         self.queue_write(hash, key, value, durability, caller, permit).await
@@ -303,6 +317,20 @@ impl NodeCore {
         let value = self.read_view(view, hash, key, caller).await?;
         Ok(Base { incarnation: shard.incarnation, flush_count, value })
     }
+}
+
+/// Lets the other tasks of whatever runtime this is run first.
+async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|context| {
+        if yielded {
+            return Poll::Ready(());
+        }
+        yielded = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 fn put_result(results: &mut [Result<StepDone>], place: usize, result: Result<StepDone>) {

@@ -20,6 +20,8 @@ use crate::{
     wal::{FrameKind, GroupBuffer, LogPosition, OpSpan, WalWriter},
 };
 
+/// How much memory for frames is kept from one turn to the next.
+const KEPT_GROUP_BYTES: usize = 1 << 20;
 /// What a memtable spends on an entry beside its key and value, roughly.
 const ENTRY_OVERHEAD_BYTES: u64 = 40;
 /// The mean entry that the first memtable's index is sized for.
@@ -88,7 +90,7 @@ impl TreeWriter {
             tree,
             memtable,
             wal,
-            group: GroupBuffer::new(),
+            group: GroupBuffer::new(KEPT_GROUP_BYTES),
             staged: Vec::new(),
             staged_bytes: 0,
             batch_seqno: None,

@@ -17,9 +17,6 @@ use crate::{
     ids::{BatchId, SeqNo},
 };
 
-/// How much memory each buffer of a group keeps from one turn to the next.
-const KEPT_BYTES: usize = 1 << 20;
-
 /// The frames of one turn. Reused: [`GroupBuffer::clear`] keeps the memory.
 #[derive(Debug)]
 pub struct GroupBuffer {
@@ -30,6 +27,8 @@ pub struct GroupBuffer {
     frames: Vec<FrameSlot>,
     open: Option<OpenFrame>,
     compressor: Compressor,
+    /// How much memory each of its buffers keeps when it is cleared.
+    kept_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -85,15 +84,9 @@ pub(super) struct Placement {
     pub(super) attempt: u32,
 }
 
-impl Default for GroupBuffer {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl GroupBuffer {
-    /// An empty buffer.
-    pub fn new() -> Self {
+    /// An empty buffer that keeps so much memory, in each of its parts, from one group to the next.
+    pub fn new(kept_bytes: usize) -> Self {
         let raw = vec![0; START_FRAME_BYTES];
         Self {
             raw,
@@ -101,6 +94,7 @@ impl GroupBuffer {
             frames: Vec::new(),
             open: None,
             compressor: Compressor::new(Compression::Lz4),
+            kept_bytes,
         }
     }
 
@@ -178,9 +172,9 @@ impl GroupBuffer {
     pub fn clear(&mut self) {
         self.raw.truncate(START_FRAME_BYTES);
         self.packed.clear();
-        self.raw.shrink_to(KEPT_BYTES);
-        self.packed.shrink_to(KEPT_BYTES);
-        self.compressor.shrink_to(KEPT_BYTES);
+        self.raw.shrink_to(self.kept_bytes);
+        self.packed.shrink_to(self.kept_bytes);
+        self.compressor.shrink_to(self.kept_bytes);
         self.frames.clear();
         self.open = None;
     }
@@ -309,7 +303,7 @@ mod tests {
 
     #[test]
     fn spans_name_what_was_pushed_until_clear() {
-        let mut group = GroupBuffer::new();
+        let mut group = GroupBuffer::new(1 << 20);
         assert!(group.is_empty());
         group.begin_frame(FrameKind::Data);
         let put = group.push_op(ValueKind::Put, Some(9), b"key", b"value");
@@ -326,12 +320,10 @@ mod tests {
 
     #[test]
     fn a_huge_group_does_not_keep_its_memory() {
-        let mut group = GroupBuffer::new();
+        let mut group = GroupBuffer::new(1 << 20);
         group.push_op(ValueKind::Put, None, b"key", &vec![0; 8 << 20]);
         group.pack(Some(100)).unwrap();
         group.clear();
-        assert!(
-            group.raw.capacity() + group.packed.capacity() + group.compressor.kept_bytes() <= 3 * KEPT_BYTES
-        );
+        assert!(group.raw.capacity() + group.packed.capacity() + group.compressor.kept_bytes() <= 3 << 20);
     }
 }

@@ -149,7 +149,7 @@ fn a_failed_append_leaves_nothing_before_or_behind_the_next_one() {
 fn the_same_group_written_again_after_a_failure_is_told_from_the_failed_one() {
     let mem = MemStorage::default();
     let mut log = TestLog::open(&mem.shared(), options());
-    let mut group = GroupBuffer::new();
+    let mut group = GroupBuffer::new(1 << 20);
     for _ in 0..2 {
         group.push_op(crate::entry::ValueKind::Put, None, b"k", b"v");
         group.end_frame();

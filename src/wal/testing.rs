@@ -275,7 +275,7 @@ impl TestLog {
         let kept = recovered.frames.iter().take(keep).map(|frame| (model_of(frame), frame.end));
         let next = recovered.highest_seqno.plus(1);
         let appended = kept.collect();
-        Ok(Self { storage, writer, sync, pool, group: GroupBuffer::new(), next, appended })
+        Ok(Self { storage, writer, sync, pool, group: GroupBuffer::new(1 << 20), next, appended })
     }
 
     /// What the log would hold of this group if it were appended now.
