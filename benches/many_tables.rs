@@ -6,13 +6,14 @@
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 #![expect(clippy::unwrap_used, reason = "a benchmark that fails has nothing to say")]
 
-use std::{path::Path, time::Instant};
+use std::{ops::Range, path::Path, time::Instant};
 
 use dbex::{Settings, WriteBatch, blocking::Node};
 
 const TABLES: u64 = 10_000;
 const SHARDS: u32 = 2;
 const TABLE_BYTES: u64 = 64 << 10;
+const LARGE_TABLE_BYTES: u64 = 32 << 20;
 const MAX_OPEN_FILES: usize = 256;
 const BATCH: u64 = 500;
 const READS: u64 = 1_000;
@@ -22,7 +23,7 @@ fn main() {
     let entries = fill(home.path());
     for round in 1..=3 {
         let started = Instant::now();
-        let node = open(home.path());
+        let node = open(home.path(), TABLE_BYTES);
         let opened = started.elapsed();
         let started = Instant::now();
         for n in 0..READS {
@@ -39,33 +40,41 @@ fn main() {
     }
 }
 
-fn open(dir: &Path) -> Node {
+fn open(dir: &Path, table_bytes: u64) -> Node {
     let settings = Settings::builder()
         .data_dir(dir)
         .shards(SHARDS)
-        .table_bytes(TABLE_BYTES)
+        .table_bytes(table_bytes)
         .max_open_files(MAX_OPEN_FILES)
         .build();
     Node::open(settings.unwrap()).unwrap()
 }
 
-/// Writes until there are so many tables. Returns the number of entries.
+/// Writes large tables, which is quick, and then has all of them rewritten as small ones. Returns the number of entries.
 fn fill(dir: &Path) -> u64 {
-    let node = open(dir);
-    let mut entries = 0;
-    while tables(&node) < TABLES {
-        for _ in 0..2000 {
-            let mut batch = WriteBatch::new();
-            for n in entries..entries + BATCH {
-                batch.put(key(n), value(n));
-            }
-            node.write(batch).unwrap();
-            entries += BATCH;
-        }
-        node.settle().unwrap();
+    let entries = (TABLES + TABLES / 10) * TABLE_BYTES / 110 / BATCH * BATCH;
+    let node = open(dir, LARGE_TABLE_BYTES);
+    for first in (0..entries).step_by(BATCH as usize) {
+        write(&node, first..first + BATCH);
     }
+    node.settle().unwrap();
+    node.close().unwrap();
+    let node = open(dir, TABLE_BYTES);
+    for first in (0..entries).step_by(100 * BATCH as usize) {
+        write(&node, first..first + BATCH);
+    }
+    node.compact(..).unwrap();
+    assert!(tables(&node) >= TABLES, "{} tables", tables(&node));
     node.close().unwrap();
     entries
+}
+
+fn write(node: &Node, numbers: Range<u64>) {
+    let mut batch = WriteBatch::new();
+    for n in numbers {
+        batch.put(key(n), value(n));
+    }
+    node.write(batch).unwrap();
 }
 
 fn tables(node: &Node) -> u64 {
