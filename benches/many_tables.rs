@@ -6,7 +6,7 @@
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 #![expect(clippy::unwrap_used, reason = "a benchmark that fails has nothing to say")]
 
-use std::{ops::Range, path::Path, time::Instant};
+use std::{path::Path, time::Instant};
 
 use dbex::{Settings, WriteBatch, blocking::Node};
 
@@ -54,14 +54,14 @@ fn open(dir: &Path, table_bytes: u64) -> Node {
 fn fill(dir: &Path) -> u64 {
     let entries = (TABLES + TABLES / 10) * TABLE_BYTES / 110 / BATCH * BATCH;
     let node = open(dir, LARGE_TABLE_BYTES);
-    for first in (0..entries).step_by(BATCH as usize) {
-        write(&node, first..first + BATCH);
+    for batch in 0..entries / BATCH {
+        write(&node, batch);
     }
     node.settle().unwrap();
     node.close().unwrap();
     let node = open(dir, TABLE_BYTES);
-    for first in (0..entries).step_by(100 * BATCH as usize) {
-        write(&node, first..first + BATCH);
+    for batch in (0..entries / BATCH).step_by(100) {
+        write(&node, batch);
     }
     node.compact(..).unwrap();
     assert!(tables(&node) >= TABLES, "{} tables", tables(&node));
@@ -69,9 +69,9 @@ fn fill(dir: &Path) -> u64 {
     entries
 }
 
-fn write(node: &Node, numbers: Range<u64>) {
+fn write(node: &Node, number: u64) {
     let mut batch = WriteBatch::new();
-    for n in numbers {
+    for n in number * BATCH..(number + 1) * BATCH {
         batch.put(key(n), value(n));
     }
     node.write(batch).unwrap();
