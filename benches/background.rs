@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dbex::{Compression, KeyRange, Settings, blocking::Node, key::KeyHash};
+use dbex::{CompactionStrategy, Compression, KeyRange, Settings, blocking::Node, key::KeyHash};
 use rustix::time::{ClockId, clock_gettime};
 
 const ROUNDS: usize = 5;
@@ -35,10 +35,12 @@ fn main() {
     }
 }
 
-/// A node of one shard that compacts only when it is asked.
+/// A node of one shard that compacts only when it is asked: the leveled strategy would merge what it finds when nothing
+/// is written.
 fn open(dir: &Path, compression: Compression) -> Node {
     let settings = Settings::builder().data_dir(dir).shards(1).memtable_bytes(MEMTABLE_BYTES);
-    Node::open(settings.l0_trigger(100).compression(compression).build().unwrap()).unwrap()
+    let settings = settings.strategy(CompactionStrategy::SizeTiered).compression(compression);
+    Node::open(settings.build().unwrap()).unwrap()
 }
 
 /// Flushes of fresh keys.

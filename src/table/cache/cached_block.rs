@@ -1,8 +1,11 @@
 //! A block in the cache: what a read needs to know of it and its content, in one piece of memory.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+use std::{
+    mem::ManuallyDrop,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+    },
 };
 
 use arc_swap::{ArcSwapAny, Guard};
@@ -135,9 +138,10 @@ impl AsRef<[u8]> for Content {
     }
 }
 
-/// The place of a table's block: empty, or the cached block.
+/// The place of a table's block: empty, or the cached block. IMPORTANT: it has to be empty when it is dropped. That
+/// spares it to look for readers of a block: dropping the pointer itself asks all threads, for each slot of a table.
 #[derive(Debug, Default)]
-pub(super) struct Slot(ArcSwapAny<Option<Shared<Head>>>);
+pub(super) struct Slot(ManuallyDrop<ArcSwapAny<Option<Shared<Head>>>>);
 
 impl Slot {
     #[inline]
@@ -152,6 +156,11 @@ impl Slot {
     /// The block, without counting.
     pub(super) fn peek(&self) -> Option<CachedBlock> {
         self.0.load_full().map(CachedBlock)
+    }
+
+    /// Empties the slot.
+    pub(super) fn take(&self) -> Option<CachedBlock> {
+        if self.0.load().is_none() { None } else { self.swap(None) }
     }
 
     pub(super) fn swap(&self, cached: Option<CachedBlock>) -> Option<CachedBlock> {

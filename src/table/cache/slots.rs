@@ -100,7 +100,7 @@ impl BlockSlots {
 impl Drop for BlockSlots {
     fn drop(&mut self) {
         for (number, slot) in self.slots.iter().enumerate() {
-            let Some(cached) = slot.swap(None) else { continue };
+            let Some(cached) = slot.take() else { continue };
             if let (Some(shard), _) = self.cache.shard_of(self.table, number) {
                 shard.queues.lock().forget(&cached);
             }
