@@ -163,6 +163,28 @@ fn a_close_that_panics_ends_and_releases_the_directory() {
 }
 
 #[test]
+fn a_lone_write_that_panics_fails_its_shard_and_the_next_one_is_whole() {
+    let scene = Scene::new();
+    let node = scene.node.to_async();
+    let put = |value| {
+        let buffered = PutOptions::new().durability(Durability::Buffered);
+        pollster::block_on(node.put_with("key", value, buffered))
+    };
+    put("before").unwrap();
+    // A write of a task looks at the clock before it is appended.
+    scene.clock.plant(thread::current().name().unwrap());
+    assert_eq!(put("lost").unwrap_err().kind(), ErrorKind::Internal);
+    assert!(!scene.clock.is_planted());
+    scene
+        .until("the re-opening", || scene.node.get("key").is_ok() && scene.node.stats().unwrap().reopens > 0);
+    assert_eq!(scene.node.get("key").unwrap().as_deref(), Some(&b"before"[..]));
+    scene.until("a shard that takes writes", || put("after").is_ok());
+    assert_eq!(scene.node.get("key").unwrap().as_deref(), Some(&b"after"[..]));
+    drop(node);
+    scene.node.close().unwrap();
+}
+
+#[test]
 fn a_shard_that_keeps_panicking_says_that_it_waits_to_be_reopened() {
     let scene = Scene::new();
     for _ in 0..5 {

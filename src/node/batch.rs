@@ -9,7 +9,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use super::{
@@ -190,10 +190,16 @@ impl NodeCore {
 
     fn sync_participants(&self, turns: &Turns<'_>) -> Result<()> {
         // Every participant holds unsynced cross-shard frames now, so this syncs them all, and what they depend on.
-        match turns.values().next() {
-            Some((shard, _)) => self.sync_with_batches(shard),
-            None => Ok(()),
-        }
+        let Some((first, _)) = turns.values().next() else { return Ok(()) };
+        let mark = |syncs| {
+            for (shard, _) in turns.values() {
+                shard.turn_syncs.store(syncs, Ordering::Relaxed);
+            }
+        };
+        mark(true);
+        let result = self.sync_with_batches(first);
+        mark(false);
+        result
     }
 
     /// Takes batches back that this participant's log holds and another's does not.

@@ -118,7 +118,7 @@ impl Node {
             return done;
         }
         let (key, value) = (Bytes::copy_from_slice(key), value.map(Bytes::copy_from_slice));
-        pollster::block_on(core.queue_write(op.hash, key, value, durability, Caller::Blocking, None))
+        pollster::block_on(core.queue_write(op.hash, key, value, durability, None))
     }
 
     /// Sets a key that is absent.

@@ -4,7 +4,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
@@ -55,6 +55,8 @@ pub(super) struct ShardCore {
     /// Whether the coordinator has been told that this shard wants to be looked at.
     pub news: AtomicBool,
     pub wants: Wants,
+    /// Whether the turn that is under way waits for the disk.
+    pub turn_syncs: AtomicBool,
 }
 
 /// What a shard wanted when it was noted last.
@@ -89,8 +91,11 @@ const POLL: Duration = Duration::from_millis(1);
 /// A turn that takes longer than this on average does not run on an async caller's thread.
 const QUICK_TURN_NS: u64 = 200_000;
 /// How often a caller looks whether the turn has become free before it queues: for as long as to queue, and to be
-/// woken, would take, some tens of microseconds.
-const SPINS: usize = 1000;
+/// woken, would take, some tens of microseconds. On a single processor nobody could end a turn meanwhile.
+static SPINS: LazyLock<usize> = LazyLock::new(|| {
+    let is_alone = std::thread::available_parallelism().is_ok_and(|processors| processors.get() == 1);
+    if is_alone { 1 } else { 1000 }
+});
 
 impl ShardCore {
     pub(super) fn new(index: usize, tree: Arc<Tree>, writer: TreeWriter, queue_bytes: u64) -> Self {
@@ -112,23 +117,32 @@ impl ShardCore {
             retry: AtomicBool::new(false),
             news: AtomicBool::new(false),
             wants: Wants::default(),
+            turn_syncs: AtomicBool::new(false),
         }
     }
 
-    /// Takes the turn for a caller in place, if nobody waits in the inbox. With `patient` it spins while somebody
-    /// else's turn is under way, or somebody waits, for about as long as two buffered turns take: to queue, and to be
-    /// woken, costs several times that.
+    /// Takes the turn for a caller in place, if nobody waits in the inbox. With `patient` it spins while somebody else's
+    /// turn is under way, or somebody waits, for about as long as to queue, and to be woken, takes; but not while that
+    /// turn waits for the disk.
     pub(super) fn turn_in_place(&self, patient: bool) -> Option<Turn<'_>> {
-        for _ in 0..if patient { SPINS } else { 1 } {
+        for _ in 0..if patient { *SPINS } else { 1 } {
             if self.gate.seems_idle()
-                && self.inbox.is_empty()
+                && self.nobody_waits()
                 && let Some(turn) = self.try_turn()
             {
                 return Some(turn);
             }
+            if self.turn_syncs.load(Ordering::Relaxed) {
+                return None;
+            }
             std::hint::spin_loop();
         }
         None
+    }
+
+    /// Whether nothing waits in the inbox.
+    pub(super) fn nobody_waits(&self) -> bool {
+        self.inbox.is_empty()
     }
 
     pub(super) fn try_turn(&self) -> Option<Turn<'_>> {

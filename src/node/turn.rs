@@ -5,11 +5,13 @@
 //!  requests ─► stage (conditions, updates) ─► append ─► sync? ─► apply ─► reply
 //!                 │ a request may fail alone     │ all staged requests fail together
 //! ```
+//! A lone write of a caller in place stages nothing: it is appended from the caller's own memory.
 
 use std::{
-    cell::RefCell,
+    cell::Cell,
     collections::HashSet,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::atomic::Ordering,
 };
 
 use bytes::Bytes;
@@ -26,20 +28,18 @@ use crate::{
     error::{Error, Result},
     ids::SeqNo,
     key::{KeyHash, check_value},
-    tree::{TreeWriter, WriteOp, is_visible},
+    tree::{SMALL_WRITE_BYTES, TreeWriter, WriteOp, is_visible},
     wal::{FrameKind, GroupBuffer, LogPosition},
 };
 
 /// A turn that holds so much takes no further update; those wait for the next one.
 const MAX_UPDATED_BYTES: usize = 64 << 20;
 
-/// How much memory a thread keeps for the frames of its lone writes.
-const KEPT_FRAME_BYTES: usize = 64 << 10;
-
 thread_local! {
-    /// Where a thread builds the frame of a lone write: the shard's own memory for frames was last touched by whoever had
-    /// the turn before, mostly on another core.
-    static LONE_FRAME: RefCell<GroupBuffer> = RefCell::new(GroupBuffer::new(KEPT_FRAME_BYTES));
+    /// Where a thread builds the frame of a small lone write: the shard's own memory for frames was last touched by whoever
+    /// had the turn before, mostly on another core. Taken out while it is used, and made anew where it is gone: a put may
+    /// come from within another node's, or while the thread ends.
+    static LONE_FRAME: Cell<Option<Box<GroupBuffer>>> = const { Cell::new(None) };
 }
 
 impl NodeCore {
@@ -80,16 +80,7 @@ impl NodeCore {
         }
         let writer = &mut *turn.writer;
         let ran = catch_unwind(AssertUnwindSafe(|| {
-            let result = LONE_FRAME.with_borrow_mut(|frame| {
-                let appended = self.append(shard, 1, caller, |first| writer.append_one(op, frame, first));
-                frame.clear();
-                appended
-            });
-            let synced = durability == Durability::Synced;
-            let result = result.and_then(|()| self.sync_turn(shard, synced));
-            if result.is_ok() {
-                writer.apply_one(op);
-            }
+            let result = self.commit_lone(shard, writer, op, durability == Durability::Synced, caller);
             self.after_turn(shard, writer);
             result
         }));
@@ -123,6 +114,30 @@ impl NodeCore {
         }
     }
 
+    fn commit_lone(
+        &self,
+        shard: &ShardCore,
+        writer: &mut TreeWriter,
+        op: &WriteOp<'_>,
+        synced: bool,
+        caller: Caller,
+    ) -> Result<()> {
+        if !writer.is_small(op) {
+            writer.begin_frame(FrameKind::Data);
+            writer.stage(op);
+            writer.end_frame();
+            return self.commit(shard, writer, synced);
+        }
+        let kept = LONE_FRAME.try_with(Cell::take).ok().flatten();
+        let mut frame = kept.unwrap_or_else(|| Box::new(GroupBuffer::new(SMALL_WRITE_BYTES)));
+        let appended = self.append(shard, 1, caller, |first| writer.append_one(op, &mut frame, first));
+        let _ = LONE_FRAME.try_with(|kept| kept.set(Some(frame)));
+        appended?;
+        self.sync_turn(shard, synced)?;
+        writer.apply_one(op);
+        Ok(())
+    }
+
     /// Appends what is staged, syncs if asked, and applies it.
     fn commit(&self, shard: &ShardCore, writer: &mut TreeWriter, synced: bool) -> Result<()> {
         self.append(shard, writer.staged_ops(), Caller::Async, |first| writer.append(first))?;
@@ -149,13 +164,17 @@ impl NodeCore {
     }
 
     fn sync_turn(&self, shard: &ShardCore, synced: bool) -> Result<()> {
-        if synced && let Err(error) = self.sync_with_batches(shard) {
-            // IMPORTANT: the log holds what the memtable will never show, so this incarnation ends here: a
-            // re-open decides over the logs what stands.
-            shard.fail_for_sync(&error);
-            return Err(error);
+        if !synced {
+            return Ok(());
         }
-        Ok(())
+        shard.turn_syncs.store(true, Ordering::Relaxed);
+        let result = self.sync_with_batches(shard);
+        shard.turn_syncs.store(false, Ordering::Relaxed);
+        // IMPORTANT: the log holds what the memtable will never show, so this incarnation ends here: a re-open decides
+        // over the logs what stands.
+        result.inspect_err(|error| {
+            shard.fail_for_sync(error);
+        })
     }
 
     /// What a turn leaves for others: memory to account, a memtable to seal or flush.

@@ -1,5 +1,6 @@
-//! How a write gets from a handle to a turn: checked, hashed, routed; in place when the shard is idle,
-//! through admission and the inbox otherwise.
+//! How a write gets from a handle to a turn: checked, hashed, routed; in place when the shard is idle, or is after a
+//! few looks (a thread that may wait spins between them, a task lets other tasks run), through admission and the
+//! inbox otherwise.
 
 use std::{collections::BTreeMap, sync::Arc, task::Poll};
 
@@ -9,7 +10,7 @@ use super::{
     admission::Permit,
     batch::BatchRequest,
     batch_parts::BatchParts,
-    node_core::NodeCore,
+    node_core::{NodeCore, ShardSlot},
     options::Durability,
     request::{Action, Base, StepResult, TurnStep, Work, WriteRequest},
     shard_core::{ShardCore, outcome_unknown},
@@ -81,21 +82,20 @@ impl NodeCore {
         permit: Option<Permit>,
     ) -> Result<()> {
         let op = self.lone_write(&key, value.as_deref())?;
-        // NOTE: with a permit it came as a message; those of one sender keep their order, so it does not let others by.
-        let yields = match (caller, durability, &permit) {
-            (Caller::Async, Durability::Buffered, None) => MOST_YIELDS,
-            _ => 0,
-        };
-        for attempt in 0..=yields {
+        // NOTE: with a permit it came as a message, and does not let the later ones of its sender by.
+        let mut yields = if permit.is_none() { MOST_YIELDS } else { 0 };
+        loop {
             if let Some(done) = self.try_write_in_place(&op, durability, caller) {
                 return done;
             }
-            if attempt < yields {
-                yield_now().await;
+            if yields == 0 || !self.is_worth_a_yield(op.hash, durability, caller) {
+                break;
             }
+            yields -= 1;
+            yield_now().await;
         }
         let hash = op.hash;
-        self.queue_write(hash, key, value, durability, caller, permit).await
+        self.queue_write(hash, key, value, durability, permit).await
     }
 
     /// Writes one key that was hashed, and could not be written in place.
@@ -108,7 +108,6 @@ impl NodeCore {
         key: Bytes,
         value: Option<Bytes>,
         durability: Durability,
-        caller: Caller,
         permit: Option<Permit>,
     ) -> Result<()> {
         self.lifecycle.check_open()?;
@@ -117,7 +116,7 @@ impl NodeCore {
         let action = value.map_or(Action::Delete, Action::Put);
         let (reply, answer) = oneshot::channel();
         let work = Work::Steps { steps: vec![TurnStep { hash, key, action }], reply };
-        self.dispatch(&shard, work, bytes, durability, caller, permit).await?;
+        self.queue(&shard, work, bytes, durability, permit).await?;
         let results = answer.await.map_err(|_| outcome_unknown())?;
         match results.into_iter().next() {
             Some(StepResult::Done(_)) => Ok(()),
@@ -214,6 +213,18 @@ impl NodeCore {
             self.run_turn(shard, turn, vec![WriteRequest { work, durability, _permit: permit }]);
             return Ok(());
         }
+        self.queue(shard, work, bytes, durability, permit).await
+    }
+
+    /// Queues a request for the shard's actor.
+    async fn queue(
+        &self,
+        shard: &ShardCore,
+        work: Work,
+        bytes: usize,
+        durability: Durability,
+        permit: Option<Permit>,
+    ) -> Result<()> {
         self.wait_for_memory(shard).await?;
         let permit = match permit {
             Some(permit) => permit,
@@ -228,6 +239,16 @@ impl NodeCore {
         let may_wait =
             caller == Caller::Blocking || (durability == Durability::Buffered && shard.turns_are_quick());
         may_wait && !self.accountant.full()
+    }
+
+    /// Whether a write of a task was not run in place for no other reason than that somebody had the turn just then.
+    fn is_worth_a_yield(&self, hash: KeyHash, durability: Durability, caller: Caller) -> bool {
+        let shard = self.shards.get(self.router.shard(hash)).map(ShardSlot::load);
+        let shard = shard.as_ref().and_then(|state| state.open().ok());
+        caller == Caller::Async
+            && self.lifecycle.check_open().is_ok()
+            && shard
+                .is_some_and(|shard| self.may_run_in_place(shard, durability, caller) && shard.nobody_waits())
     }
 
     fn check_step(&self, step: &Step) -> Result<usize> {

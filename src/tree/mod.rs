@@ -64,4 +64,4 @@ pub use scan::TreeScan;
 pub use version::Version;
 pub use view::{ReadView, SealedMemtable};
 pub use visible::is_visible;
-pub use writer::{TreeWriter, WriteOp};
+pub use writer::{SMALL_WRITE_BYTES, TreeWriter, WriteOp};

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   begin_frame ─► stage… ─► end_frame ─► append ─► (sync) ─► apply     every turn ends with apply or abandon
+//!                                     append_one ─► (sync) ─► apply_one  a small write alone in its turn
 //! ```
 
 use std::{collections::HashMap, sync::Arc};
@@ -20,6 +21,10 @@ use crate::{
     wal::{FrameKind, GroupBuffer, LogPosition, OpSpan, WalWriter},
 };
 
+/// Up to so many bytes of key and value, a write alone in its turn is a small one: see [`TreeWriter::is_small`].
+pub const SMALL_WRITE_BYTES: usize = 16 << 10;
+/// What a frame's body holds beside a key and a value, at most.
+const BODY_OVERHEAD_BYTES: usize = 32;
 /// How much memory for frames is kept from one turn to the next.
 const KEPT_GROUP_BYTES: usize = 1 << 20;
 /// What a memtable spends on an entry beside its key and value, roughly.
@@ -202,8 +207,15 @@ impl TreeWriter {
         Ok(end)
     }
 
-    /// As [`TreeWriter::append`], of this operation alone, of which nothing is staged: its frame is built in `frame`,
-    /// the caller's own memory. Follow it with [`TreeWriter::apply_one`], or [`TreeWriter::abandon`].
+    /// Whether an operation may be appended alone from a caller's memory: it does not grow that, and is not compressed.
+    pub fn is_small(&self, op: &WriteOp<'_>) -> bool {
+        let bytes = op.key.len() + op.value.len();
+        let compress_above = self.tree.options.wal.compress_above.unwrap_or(usize::MAX);
+        bytes <= SMALL_WRITE_BYTES && bytes + BODY_OVERHEAD_BYTES <= compress_above
+    }
+
+    /// As [`TreeWriter::append`], of this small operation alone, of which nothing is staged: its frame is built in
+    /// `frame`, the caller's own memory. Follow it with [`TreeWriter::apply_one`], or [`TreeWriter::abandon`].
     ///
     /// # Errors
     /// As [`TreeWriter::append`].
@@ -227,7 +239,7 @@ impl TreeWriter {
         Ok(end)
     }
 
-    /// Makes the operation visible that was appended alone, and ends the turn.
+    /// Makes the operation visible that was appended alone.
     pub fn apply_one(&mut self, op: &WriteOp<'_>) {
         if let Some(seqno) = self.appended.take() {
             let &WriteOp { key, kind, value, expires_at_ms, .. } = op;
