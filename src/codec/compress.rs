@@ -44,20 +44,30 @@ impl Compression {
     /// # Errors
     /// What is wrong, as a phrase for a corruption error.
     pub fn decompress(self, stored: &[u8], raw_len: usize) -> Result<Vec<u8>, &'static str> {
-        let raw = match self {
-            Self::None => stored.to_vec(),
+        let mut raw = vec![0; raw_len];
+        self.decompress_into(stored, &mut raw)?;
+        Ok(raw)
+    }
+
+    /// Decompresses `stored` to exactly as many bytes as `raw` has.
+    ///
+    /// # Errors
+    /// What is wrong, as a phrase for a corruption error.
+    pub fn decompress_into(self, stored: &[u8], raw: &mut [u8]) -> Result<(), &'static str> {
+        let written = match self {
+            Self::None if stored.len() == raw.len() => {
+                raw.copy_from_slice(stored);
+                stored.len()
+            }
+            Self::None => stored.len(),
             Self::Lz4 => {
-                let mut raw = vec![0; raw_len];
-                let n = lz4_flex::block::decompress_into(stored, &mut raw)
-                    .map_err(|_| "bytes that are not LZ4")?;
-                raw.truncate(n);
-                raw
+                lz4_flex::block::decompress_into(stored, raw).map_err(|_| "bytes that are not LZ4")?
             }
             Self::Zstd => {
-                zstd::bulk::decompress(stored, raw_len).map_err(|_| "bytes that are not Zstandard")?
+                zstd::bulk::decompress_to_buffer(stored, raw).map_err(|_| "bytes that are not Zstandard")?
             }
         };
-        if raw.len() == raw_len { Ok(raw) } else { Err("content of another length") }
+        if written == raw.len() { Ok(()) } else { Err("content of another length") }
     }
 }
 

@@ -2,8 +2,9 @@
 #![expect(unsafe_code, reason = "memory of a length that is known at run time, counted by hand")]
 
 use std::{
-    alloc::{Layout, alloc, dealloc, handle_alloc_error},
-    ptr::{self, NonNull},
+    alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},
+    mem::ManuallyDrop,
+    ptr::NonNull,
     slice,
     sync::{
         Arc,
@@ -39,27 +40,26 @@ unsafe impl<H: Send + Sync> Send for Shared<H> {}
 unsafe impl<H: Send + Sync> Sync for Shared<H> {}
 
 impl<H> Shared<H> {
-    /// A copy of `bytes` behind `header`.
-    pub fn new(header: H, bytes: &[u8], slabs: &Arc<Slabs>) -> Self {
+    /// `len` bytes that `write` writes, behind the header that it returns. What it finds there is of no meaning.
+    ///
+    /// # Errors
+    /// Those of `write`.
+    pub fn try_new<E>(
+        len: usize,
+        slabs: &Arc<Slabs>,
+        write: impl FnOnce(&mut [u8]) -> Result<H, E>,
+    ) -> Result<Self, E> {
         const { assert!(align_of::<Inner<H>>() <= 16, "pieces are aligned to more than that") };
-        let layout = layout::<H>(bytes.len());
-        let piece = slabs.take(layout.size());
-        let at = piece.map_or_else(
-            || {
-                // SAFETY: the layout is not empty: there is the count.
-                let at = unsafe { alloc(layout) };
-                NonNull::new(at).unwrap_or_else(|| handle_alloc_error(layout))
-            },
-            |piece| piece.at,
-        );
-        let home = piece.map(|piece| (Arc::clone(slabs), piece));
-        let at = at.cast::<Inner<H>>();
-        // SAFETY: the memory is new, aligned, and long enough for both.
-        unsafe {
-            at.write(Inner { count: AtomicUsize::new(1), len: bytes.len(), header, home });
-            ptr::copy_nonoverlapping(bytes.as_ptr(), at.add(1).cast().as_ptr(), bytes.len());
-        }
-        Self(at)
+        let room = Room::<H>::take(len, slabs);
+        // SAFETY: there is room for so many bytes behind the header, and nobody else knows of them. They have been
+        // written: those of a pool by the system, with zeroes, or as the bytes of another one; the others are zeroed.
+        let bytes = unsafe { slice::from_raw_parts_mut(room.at.add(1).cast().as_ptr(), len) };
+        let header = write(bytes)?;
+        let room = ManuallyDrop::new(room);
+        let home = room.piece.map(|piece| (Arc::clone(slabs), piece));
+        // SAFETY: the memory is aligned, long enough, and nobody else's.
+        unsafe { room.at.write(Inner { count: AtomicUsize::new(1), len, header, home }) };
+        Ok(Self(room.at))
     }
 
     /// The header.
@@ -84,6 +84,42 @@ impl<H> Shared<H> {
     const fn inner(&self) -> &Inner<H> {
         // SAFETY: it lives as long as it is counted, and this is counted.
         unsafe { self.0.as_ref() }
+    }
+}
+
+/// Memory for a header and bytes; given back on drop.
+struct Room<'a, H> {
+    at: NonNull<Inner<H>>,
+    len: usize,
+    piece: Option<Piece>,
+    slabs: &'a Slabs,
+}
+
+impl<'a, H> Room<'a, H> {
+    fn take(len: usize, slabs: &'a Slabs) -> Self {
+        let layout = layout::<H>(len);
+        let piece = slabs.take(layout.size());
+        let at = piece.map_or_else(
+            || {
+                // SAFETY: the layout is not empty: there is the count.
+                let at = unsafe { alloc_zeroed(layout) };
+                NonNull::new(at).unwrap_or_else(|| handle_alloc_error(layout))
+            },
+            |piece| piece.at,
+        );
+        Self { at: at.cast(), len, piece, slabs }
+    }
+}
+
+impl<H> Drop for Room<'_, H> {
+    fn drop(&mut self) {
+        // SAFETY: it came from there, and nobody uses it.
+        unsafe {
+            match self.piece {
+                Some(piece) => self.slabs.give_back(piece),
+                None => dealloc(self.at.cast().as_ptr(), layout::<H>(self.len)),
+            }
+        }
     }
 }
 
@@ -150,12 +186,33 @@ mod tests {
 
     use super::*;
 
+    fn shared<H>(header: H, content: &[u8], slabs: &Arc<Slabs>) -> Shared<H> {
+        let written = Shared::try_new(content.len(), slabs, |bytes| {
+            bytes.copy_from_slice(content);
+            Ok::<_, ()>(header)
+        });
+        written.unwrap()
+    }
+
+    #[test]
+    fn what_cannot_be_written_gives_its_memory_back() {
+        let slabs = Arc::new(Slabs::default());
+        for bytes in [10, 100_000] {
+            assert_eq!(Shared::<u8>::try_new(bytes, &slabs, |_| Err("no")).unwrap_err(), "no");
+        }
+        let first = shared(1, &[7; 10], &slabs);
+        let piece = first.bytes().as_ptr();
+        drop(first);
+        assert_eq!(Shared::<u8>::try_new(10, &slabs, |_| Err("no")).unwrap_err(), "no");
+        assert_eq!(shared(2, &[8; 10], &slabs).bytes().as_ptr(), piece, "the same piece again");
+    }
+
     #[test]
     fn small_and_large_ones_are_freed_by_the_last_owner() {
         let slabs = Arc::new(Slabs::default());
         for bytes in [0, 1, 4000, 8100, 8192, 100_000] {
             let (content, token) = (vec![7; bytes], Arc::new(()));
-            let one = Shared::new(Arc::clone(&token), &content, &slabs);
+            let one = shared(Arc::clone(&token), &content, &slabs);
             let other = one.clone();
             drop(one);
             assert_eq!(other.bytes(), content);
@@ -170,7 +227,7 @@ mod tests {
     fn what_is_swapped_out_while_it_is_read_stays_whole() {
         const ROUNDS: u8 = 200;
         let slabs = Arc::new(Slabs::default());
-        let block = |number: u8| Some(Shared::new(number, &[number; 3000], &slabs));
+        let block = |number: u8| Some(shared(number, &[number; 3000], &slabs));
         let slot: ArcSwapAny<_> = ArcSwapAny::new(block(0));
         std::thread::scope(|scope| {
             for _ in 0..2 {

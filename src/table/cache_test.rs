@@ -10,6 +10,14 @@ use crate::{
     table::block_builder::BlockBuilder,
 };
 
+fn admit(slots: &Arc<BlockSlots>, number: usize, content: &[u8]) {
+    let read = |block: &mut [u8]| {
+        block.copy_from_slice(content);
+        Ok(())
+    };
+    slots.admit(number, content.len(), read).unwrap();
+}
+
 fn content(value_bytes: usize) -> Vec<u8> {
     let mut builder = BlockBuilder::new(8);
     let value = vec![7; value_bytes];
@@ -22,7 +30,7 @@ fn content(value_bytes: usize) -> Vec<u8> {
 fn read(slots: &Arc<BlockSlots>, number: usize) -> bool {
     let hit = slots.get(number).view().is_some();
     if !hit {
-        slots.admit(number, content(4000)).unwrap();
+        admit(slots, number, &content(4000));
     }
     hit
 }
@@ -97,7 +105,7 @@ fn large_blocks_bypass_and_no_capacity_caches_nothing() {
     for (capacity, value) in [(4 << 20, 300 << 10), (0, 1)] {
         let cache = Arc::new(BlockCache::new(capacity));
         let slots = BlockSlots::new(&cache, 1);
-        slots.admit(0, content(value)).unwrap();
+        admit(&slots, 0, &content(value));
         assert!(slots.get(0).view().is_none());
     }
 }
@@ -131,7 +139,7 @@ proptest! {
             if bytes < 100 {
                 tables[table] = BlockSlots::new(&cache, 300);
             } else if tables[table].get(number).view().is_none() {
-                tables[table].admit(number, content(bytes)).unwrap();
+                admit(&tables[table], number, &content(bytes));
             }
             let stats = cache.stats();
             prop_assert!(stats.bytes <= cache.capacity_bytes() && stats.pinned_bytes == 0, "{stats:?}");

@@ -103,16 +103,13 @@ impl CheckedBlock {
         self.raw_len
     }
 
-    /// The content of the block, from an owned copy of it.
+    /// Writes the content of the block, from its stored form, to `content`, which is as long as it.
     ///
     /// # Errors
     /// What is wrong, as a phrase for a corruption error.
-    pub(super) fn content_of(self, mut stored: Vec<u8>) -> Result<Vec<u8>, &'static str> {
-        stored.truncate(self.content_len);
-        match self.compression {
-            Compression::None => Ok(stored),
-            compression => compression.decompress(&stored, self.raw_len),
-        }
+    pub(super) fn read_into(self, stored: &[u8], content: &mut [u8]) -> Result<(), &'static str> {
+        let stored = stored.get(..self.content_len).unwrap_or_default();
+        self.compression.decompress_into(stored, content)
     }
 
     /// The content of the block, from a part of a chunk that holds it; shared with it if not compressed.
@@ -139,7 +136,9 @@ mod tests {
             let mut out = vec![];
             put_stored_block(&mut out, &raw, &mut Compressor::new(how), 5).unwrap();
             let checked = check_stored_block(&out, 5).unwrap();
-            assert_eq!(checked.content_of(out.clone()).unwrap(), raw);
+            let mut content = vec![7; checked.raw_len()];
+            checked.read_into(&out, &mut content).unwrap();
+            assert_eq!(content, raw);
             assert_eq!(checked.content_in(Bytes::from(out.clone())).unwrap(), raw);
             assert!(check_stored_block(&out, 6).is_err(), "another place");
             for i in 0..out.len() * 8 {

@@ -236,10 +236,9 @@ impl Table {
                 None => return Ok(None),
             },
         };
-        let content = check_stored_block(&stored, self.id.checksum_seed(offset))
-            .and_then(|checked| checked.content_of(stored))
-            .map_err(|damage| self.damaged_block(loaded, number, damage))?;
-        let block = loaded.slots.admit(number, content);
+        let block = check_stored_block(&stored, self.id.checksum_seed(offset)).and_then(|checked| {
+            loaded.slots.admit(number, checked.raw_len(), |content| checked.read_into(&stored, content))
+        });
         block.map(Some).map_err(|damage| self.damaged_block(loaded, number, damage))
     }
 

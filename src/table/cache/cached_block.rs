@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use crate::{
     memory::{Shared, Slabs},
-    table::block::{BlockView, Shape, pins},
+    table::block::{BlockView, Damage, Shape, pins},
 };
 
 /// What a cached block costs besides its content: its head, its place in a queue, and what allocating takes.
@@ -57,15 +57,26 @@ impl Drop for LiveBytes {
 }
 
 impl CachedBlock {
-    /// A copy of `content`, which has this shape.
-    pub(super) fn new(shape: Shape, content: &[u8], live: &Arc<AtomicU64>, slabs: &Arc<Slabs>) -> Self {
-        let head = Head {
-            shape,
-            heat: AtomicU8::new(0),
-            in_main: AtomicBool::new(false),
-            _live: LiveBytes::count(content.len(), live),
-        };
-        Self(Shared::new(head, content, slabs))
+    /// A block of `len` bytes, which `read` writes.
+    ///
+    /// # Errors
+    /// Those of `read`, and what is wrong with the content.
+    pub(super) fn new(
+        len: usize,
+        live: &Arc<AtomicU64>,
+        slabs: &Arc<Slabs>,
+        read: impl FnOnce(&mut [u8]) -> Result<(), Damage>,
+    ) -> Result<Self, Damage> {
+        let shared = Shared::try_new(len, slabs, |content| {
+            read(content)?;
+            Ok::<_, Damage>(Head {
+                shape: Shape::parse(content)?,
+                heat: AtomicU8::new(0),
+                in_main: AtomicBool::new(false),
+                _live: LiveBytes::count(len, live),
+            })
+        });
+        shared.map(Self)
     }
 
     #[inline]

@@ -52,24 +52,26 @@ impl BlockSlots {
         cached
     }
 
-    /// Takes in a block that was read: puts it into its slot, unless it is too large for the cache or somebody was
-    /// faster, and evicts others for it. Returns it in any case.
+    /// Takes in a block whose content has `len` bytes, which `read` writes: puts it into its slot, unless it is too large
+    /// for the cache or somebody was faster, and evicts others for it. Returns it in any case.
     ///
     /// # Errors
     /// What is wrong with the content, as a phrase for a corruption error.
     pub(in crate::table) fn admit(
         self: &Arc<Self>,
         number: usize,
-        content: Vec<u8>,
+        len: usize,
+        read: impl FnOnce(&mut [u8]) -> Result<(), Damage>,
     ) -> Result<Block, Damage> {
-        let shape = Shape::parse(&content)?;
         let capacity = self.cache.shard_capacity();
         let (shard, name) = self.cache.shard_of(self.table, number);
-        let fits = charge(content.len() as u64) <= capacity / LARGEST_BLOCK_PART;
+        let fits = charge(len as u64) <= capacity / LARGEST_BLOCK_PART;
         let Some(shard) = shard.filter(|_| fits) else {
-            return Ok(Block::Read { shape, content: self.cache.share(content) });
+            let mut content = vec![0; len];
+            read(&mut content)?;
+            return Ok(Block::Read { shape: Shape::parse(&content)?, content: self.cache.share(content) });
         };
-        let cached = CachedBlock::new(shape, &content, &self.cache.live_bytes, &self.cache.slabs);
+        let cached = CachedBlock::new(len, &self.cache.live_bytes, &self.cache.slabs, read)?;
         let mut queues = shard.queues.lock();
         if self.slots.get(number).is_some_and(|slot| slot.peek().is_none()) {
             let resident = Resident { slots: Arc::downgrade(self), block: number, name };
@@ -99,10 +101,12 @@ impl BlockSlots {
 /// A dropped table's blocks leave the cache at once.
 impl Drop for BlockSlots {
     fn drop(&mut self) {
-        for (number, slot) in self.slots.iter().enumerate() {
-            let Some(cached) = slot.take() else { continue };
-            if let (Some(shard), _) = self.cache.shard_of(self.table, number) {
-                shard.queues.lock().forget(&cached);
+        // IMPORTANT: all of them are emptied before anything can go wrong.
+        let numbered = self.slots.iter().enumerate();
+        let cached: Vec<_> = numbered.filter_map(|(number, slot)| Some((number, slot.take()?))).collect();
+        for (number, cached) in &cached {
+            if let (Some(shard), _) = self.cache.shard_of(self.table, *number) {
+                shard.queues.lock().forget(cached);
             }
         }
         self.cache.slot_bytes.fetch_sub(size_of_val(&*self.slots) as u64, Ordering::Relaxed);
