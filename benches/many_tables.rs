@@ -1,5 +1,5 @@
-//! Opening a node that has very many tables, whose files it must not all open: how long it takes, how long the first reads
-//! take, and how many file descriptors there are afterwards. Not a microbenchmark: it runs once.
+//! Opening a node that has very many tables, whose files it must not all open: how long it takes, how long the first
+//! reads take, and how many file descriptors there are afterwards. Not a microbenchmark: it runs once.
 //!
 //! `cargo bench --bench many_tables` writes 10,000 tables and a few more to the system's temporary directory (700 MB).
 
@@ -50,7 +50,8 @@ fn open(dir: &Path, table_bytes: u64) -> Node {
     Node::open(settings.unwrap()).unwrap()
 }
 
-/// Writes large tables, which is quick, and then has all of them rewritten as small ones. Returns the number of entries.
+/// Writes large tables, which is quick, and then has all of them rewritten as small ones. Returns the number of
+/// entries.
 fn fill(dir: &Path) -> u64 {
     let entries = (TABLES + TABLES / 10) * TABLE_BYTES / 110 / BATCH * BATCH;
     let node = open(dir, LARGE_TABLE_BYTES);

@@ -1,8 +1,9 @@
 //! The seed project's five tables: a sequential fill, then sequential, random and zipfian reads, through
 //! `blocking::Node` from one thread. Not a microbenchmark: each table is a run of its own.
 //!
-//! `cargo bench --bench seed_tables` runs the two small tables; `-- --all` all five (about 20 GB of disk, a
-//! quarter of an hour); `-- --dir DIR` puts the data elsewhere than in the system's temporary directory. Prints the markdown rows of BENCHMARKS.md.
+//! `cargo bench --bench seed_tables` runs the two small tables; `-- --all` all five (about 20 GB of disk, a quarter
+//! of an hour); `-- --dir DIR` puts the data elsewhere than in the system's temporary directory. Prints the markdown
+//! rows of BENCHMARKS.md.
 
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 #![expect(clippy::unwrap_used, reason = "a benchmark that fails has nothing to say")]

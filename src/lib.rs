@@ -1,10 +1,9 @@
 //! dbex: an embeddable, multi-core key-value storage node.
 //!
-//! Keys are hashed to N shard actors, each owning one LSM tree: a memtable, a write-ahead log, and L0–L2
-//! directories of sorted-string tables. A coordinator actor decides which shard may flush or compact next,
-//! under one I/O budget for the whole node. Host programs use it through a handle ([`Node`] from any async
-//! runtime, [`blocking::Node`] from threads) or by actor messages ([`messages`]); `dbex serve` is a host of ours that speaks the
-//! Redis protocol.
+//! Keys are hashed to N shard actors, each owning one LSM tree: a memtable, a write-ahead log, and L0–L2 directories
+//! of sorted-string tables. A coordinator actor decides which shard may flush or compact next, under one I/O budget
+//! for the whole node. Host programs use it through a handle ([`Node`] from any async runtime, [`blocking::Node`]
+//! from threads) or by actor messages ([`messages`]); `dbex serve` is a host of ours that speaks the Redis protocol.
 //!
 //! It is a storage node, not a database: bytes in, bytes out, no queries, no replication yet.
 //!

@@ -10,8 +10,8 @@ use super::region::{REGION_BYTES, Region};
 
 const ALIGN: usize = 16;
 
-/// Memory of `bytes` bytes, more than none, at a multiple of 16; with whatever was there before. Ends the process, as any
-/// allocation does, when there is none.
+/// Memory of `bytes` bytes, more than none, at a multiple of 16; with whatever was there before. Ends the process, as
+/// any allocation does, when there is none.
 pub fn allocate_chunk(bytes: usize) -> NonNull<u8> {
     if bytes == REGION_BYTES {
         return Region::map().into_raw();

@@ -80,8 +80,8 @@ impl Drop for Region {
 /// The bytes are a mapping's, or a part of one, that nobody uses any more.
 unsafe fn unmap(at: *mut u8, bytes: usize) {
     if bytes > 0 {
-        // SAFETY: the caller's promise. NOTE: it fails only where a mapping would have to be cut and the process has too
-        // many already; the memory then stays with the process.
+        // SAFETY: the caller's promise. NOTE: it fails only where a mapping would have to be cut and the process has
+        // too many already; the memory then stays with the process.
         let _ = unsafe { munmap(at.cast(), bytes) };
     }
 }

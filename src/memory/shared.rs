@@ -162,7 +162,8 @@ impl<H> Drop for Shared<H> {
     }
 }
 
-// SAFETY: the pointer is the one of a counted allocation, as an `Arc`'s is; nothing is counted on the way to it or back.
+// SAFETY: the pointer is the one of a counted allocation, as an `Arc`'s is; nothing is counted on the way to it or
+// back.
 unsafe impl<H> RefCnt for Shared<H> {
     type Base = Inner<H>;
 

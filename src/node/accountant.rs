@@ -1,6 +1,7 @@
-//! Who holds how much memory in memtables, over all shards of the node. When the active ones reach half of
-//! the budget, the largest is to be sealed, so that a hot shard may use more than its even share; the other half is for sealed ones
-//! that are being flushed. When both are full, writers wait for a flush. Only shards that take writes are asked.
+//! Who holds how much memory in memtables, over all shards of the node. When the active ones reach half of the
+//! budget, the largest is to be sealed, so that a hot shard may use more than its even share; the other half is for
+//! sealed ones that are being flushed. When both are full, writers wait for a flush. Only shards that take writes are
+//! asked.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

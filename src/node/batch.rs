@@ -168,8 +168,9 @@ impl NodeCore {
         Ok(())
     }
 
-    /// Stages each batch's frames. A batch's id is the first sequence number of its range; in each participant
-    /// its writes count up from there, so that a participant has flushed all of them once its flushed position reaches the last.
+    /// Stages each batch's frames. A batch's id is the first sequence number of its range; in each participant its
+    /// writes count up from there, so that a participant has flushed all of them once its flushed position reaches
+    /// the last.
     fn stage_batches(&self, turns: &mut Turns<'_>, batches: &[&BatchParts]) -> Vec<BatchId> {
         let mut ids = Vec::with_capacity(batches.len());
         for parts in batches {

@@ -67,7 +67,8 @@ impl Coordinator {
         }
     }
 
-    /// Looks after everything that nobody called for: a backstop, so that no figure and nobody who waits is left behind.
+    /// Looks after everything that nobody called for: a backstop, so that no figure and nobody who waits is left
+    /// behind.
     fn tick(&mut self) {
         for index in 0..self.core.shards.len() {
             self.core.note_memory(index);

@@ -131,7 +131,8 @@ pub(super) fn sync_round(core: &NodeCore) {
     }
 }
 
-/// The preparing of WAL segments ahead of need, and the removal of old ones. Dropped, also unrun or by a panic, it says that it has ended.
+/// The preparing of WAL segments ahead of need, and the removal of old ones. Dropped, also unrun or by a panic, it
+/// says that it has ended.
 pub(super) struct Preparing {
     core: Arc<NodeCore>,
     shard: Arc<ShardCore>,

@@ -29,6 +29,7 @@ use crate::{
 
 /// A log's segments are no larger: an open makes one, filled with zeroes, and reads the spare ones.
 const MAX_SEGMENT_BYTES: u64 = 8 << 20;
+/// A log keeps no more segments that were freed, or are prepared ahead of need.
 const MAX_IDLE_SEGMENTS: u64 = 4;
 /// How many threads sync logs.
 const SYNC_WORKERS: usize = 2;
@@ -148,7 +149,8 @@ fn make_data_dir(storage: &dyn Storage, dir: &Path) -> Result<()> {
         ),
         _ => Error::io("create the data directory", dir, error),
     })?;
-    // NOTE: the directory's own name once more even where it exists: whoever made it may have been killed before its sync.
+    // NOTE: the directory's own name once more even where it exists: whoever made it may have been killed before its
+    // sync.
     for parent in dir.ancestors().skip(1).take(missing.max(1)) {
         storage.sync_dir(named(parent)).map_err(|error| Error::io("sync", parent, error))?;
     }

@@ -36,8 +36,8 @@ pub(super) enum Decision {
 /// A shard that waits this long doubles its score, so that none starves behind busier ones.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The jobs that are due, in the order in which they should get what workers are free: flushes first, most
-/// bytes first; then compactions, by score, which grows with waiting; a shard with fewer running compactions goes before
+/// The jobs that are due, in the order in which they should get what workers are free: flushes first, most bytes
+/// first; then compactions, by score, which grows with waiting; a shard with fewer running compactions goes before
 /// its equals. Who carries the order out goes on to the next where a shard has no plan after all.
 pub(super) fn decide(now: Duration, loads: &[ShardLoad]) -> Vec<Decision> {
     let ready = |not_before: Option<Duration>| not_before.is_none_or(|at| at <= now);

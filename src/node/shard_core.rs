@@ -121,9 +121,9 @@ impl ShardCore {
         }
     }
 
-    /// Takes the turn for a caller in place, if nobody waits in the inbox. With `patient` it spins while somebody else's
-    /// turn is under way, or somebody waits, for about as long as to queue, and to be woken, takes; but not while that
-    /// turn waits for the disk.
+    /// Takes the turn for a caller in place, if nobody waits in the inbox. With `patient` it spins while somebody
+    /// else's turn is under way, or somebody waits, for about as long as to queue, and to be woken, takes; but not
+    /// while that turn waits for the disk.
     pub(super) fn turn_in_place(&self, patient: bool) -> Option<Turn<'_>> {
         for _ in 0..if patient { *SPINS } else { 1 } {
             if self.gate.seems_idle()

@@ -36,9 +36,9 @@ use crate::{
 const MAX_UPDATED_BYTES: usize = 64 << 20;
 
 thread_local! {
-    /// Where a thread builds the frame of a small lone write: the shard's own memory for frames was last touched by whoever
-    /// had the turn before, mostly on another core. Taken out while it is used, and made anew where it is gone: a put may
-    /// come from within another node's, or while the thread ends.
+    /// Where a thread builds the frame of a small lone write: the shard's own memory for frames was last touched by
+    /// whoever had the turn before, mostly on another core. Taken out while it is used, and made anew where it is
+    /// gone: a put may come from within another node's, or while the thread ends.
     static LONE_FRAME: Cell<Option<Box<GroupBuffer>>> = const { Cell::new(None) };
 }
 

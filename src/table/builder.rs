@@ -134,8 +134,8 @@ impl TableBuilder {
         Ok(())
     }
 
-    /// Whether a block may be copied now: the one that is open would not end much smaller than others for it, or at least
-    /// the one before did not.
+    /// Whether a block may be copied now: the one that is open would not end much smaller than others for it, or at
+    /// least the one before did not.
     pub fn takes_block(&self) -> bool {
         self.block.is_empty() || !self.is_short(self.block.bytes()) || !self.ends_short
     }
@@ -144,7 +144,8 @@ impl TableBuilder {
         block_bytes < self.options.block_bytes / 2
     }
 
-    /// Adds a block of another table, which [suits](WholeBlock::suits) this one's options, as it is. `hash_of` hashes a key.
+    /// Adds a block of another table, which [suits](WholeBlock::suits) this one's options, as it is. `hash_of` hashes
+    /// a key.
     ///
     /// # Errors
     /// As [`TableBuilder::add`]'s; `Corruption` of the other table.

@@ -115,8 +115,8 @@ impl TableCursor {
         Err(self.table.damaged_block(&loaded, self.block, damage))
     }
 
-    /// A key at or behind all entries of the block that it stands on the first entry of; nothing if it stands elsewhere, or
-    /// reads through the cache.
+    /// A key at or behind all entries of the block that it stands on the first entry of; nothing if it stands
+    /// elsewhere, or reads through the cache.
     #[inline]
     pub fn block_bound(&self) -> Option<&[u8]> {
         let begins = self.stands && self.chunks.is_some() && self.iter.as_ref()?.place().number == 0;

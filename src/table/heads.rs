@@ -11,7 +11,8 @@ struct Node([u64; FANOUT]);
 /// Sorted numbers.
 #[derive(Debug, Default)]
 pub(super) struct Heads {
-    /// The numbers, then the levels above; the last one is one node. Each is filled up with the largest number there is.
+    /// The numbers, then the levels above; the last one is one node. Each is filled up with the largest number there
+    /// is.
     levels: Vec<Box<[Node]>>,
     len: usize,
 }

@@ -44,8 +44,8 @@ impl From<&TableSummary> for TableExpectation {
     }
 }
 
-/// A finished table. Its metadata is read at first use, and again after it was given up; its file is open only while the [`FileCache`] or a
-/// reader keeps it so.
+/// A finished table. Its metadata is read at first use, and again after it was given up; its file is open only while
+/// the [`FileCache`] or a reader keeps it so.
 #[derive(Debug)]
 pub struct Table {
     files: Arc<FileCache>,

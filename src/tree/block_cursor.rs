@@ -9,8 +9,9 @@ use crate::{
 
 /// A cursor over entries of which some lie in blocks.
 pub(super) trait BlockCursor: Cursor {
-    /// A key at or behind all entries of the block that it stands on the first entry of, and before all others that are still
-    /// to come, but for older versions of the block's last key right behind it; nothing if there is no such block.
+    /// A key at or behind all entries of the block that it stands on the first entry of, and before all others that
+    /// are still to come, but for older versions of the block's last key right behind it; nothing if there is no such
+    /// block.
     fn block_bound(&self) -> Option<&[u8]> {
         None
     }

@@ -76,7 +76,8 @@ impl<C: Cursor> MergeCursor<C> {
     fn walk_first(&mut self, take: &mut impl FnMut(&Entry<'_>) -> bool) -> Result<bool> {
         let prefix = self.note_bound();
         let bound = std::mem::take(&mut self.bound);
-        // NOTE: where several sources hold versions of one key, only of the first entry is it known that it comes first.
+        // NOTE: where several sources hold versions of one key, only of the first entry is it known that it comes
+        // first.
         let (mut is_first, mut refused) = (true, false);
         let walked = self.move_first(|cursor| {
             cursor.walk(&mut |entry| {

@@ -186,8 +186,8 @@ impl TreeRecovery {
         self.log.sync()
     }
 
-    /// The replay of what the cut leaves of the log, for [`SettledRecovery::finish`]. It can run at any time before that,
-    /// on any thread.
+    /// The replay of what the cut leaves of the log, for [`SettledRecovery::finish`]. It can run at any time before
+    /// that, on any thread.
     pub fn replay(&self, cut: &Cut) -> Replay {
         Replay {
             log: Arc::clone(&self.log),

@@ -100,7 +100,10 @@ impl Cursor for RunCursor {
 
     fn prev(&mut self) -> Result<()> {
         let Some((place, cursor)) = &mut self.current else { return Ok(()) };
-        cursor.prev()?;
+        if let Err(error) = cursor.prev() {
+            self.current = None;
+            return Err(error);
+        }
         if cursor.entry().is_none() {
             let before = place.checked_sub(1);
             self.enter(before, Cursor::seek_last)?;

@@ -122,8 +122,8 @@ impl TreeScan {
         Self { entries, failed: None, _view: view }
     }
 
-    /// The next visible pairs, up to so many and at least one; none at the end, and from then on. An error comes after the pairs
-    /// before it.
+    /// The next visible pairs, up to so many and at least one; none at the end, and from then on. An error comes
+    /// after the pairs before it.
     ///
     /// # Errors
     /// `Io` or `Corruption`; the scan is at its end then.

@@ -155,8 +155,8 @@ impl Version {
         table.map_or(Ok(Lookup::Missing), |table| table.table().get_likely(hash, key, at, mode))
     }
 
-    /// The runs of which each may hold a newer version than those behind it, and the last one, where a key most likely is if
-    /// it is anywhere.
+    /// The runs of which each may hold a newer version than those behind it, and the last one, where a key most
+    /// likely is if it is anywhere.
     fn split_runs(&self) -> (&[Run], Option<&Run>) {
         if self.l2.tables.is_empty() {
             self.l1.split_last().map_or((&[], None), |(last, upper)| (upper, Some(last)))

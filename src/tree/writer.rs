@@ -191,8 +191,9 @@ impl TreeWriter {
         self.turn_view.as_ref().map_or(0, |view| view.flush_count)
     }
 
-    /// Appends what is staged to the log with one `write`; the operations get the sequence numbers from `first`
-    /// on, those of a batch the ones from its id on. Seals the active memtable first if they do not fit. On return they have reached the operating system.
+    /// Appends what is staged to the log with one `write`; the operations get the sequence numbers from `first` on,
+    /// those of a batch the ones from its id on. Seals the active memtable first if they do not fit. On return they
+    /// have reached the operating system.
     ///
     /// # Errors
     /// `Busy` when the shard's life has ended, `Poisoned` after a failed sync, `Invalid`: nothing was written.

@@ -109,7 +109,8 @@ impl GroupBuffer {
             FrameKind::Batch { id, .. } => Some(id),
             FrameKind::Data | FrameKind::Cancel { .. } => None,
         };
-        // A cancel counts: a flush elsewhere may hide that a participant lacks the batch, and then only the cancel tells.
+        // A cancel counts: a flush elsewhere may hide that a participant lacks the batch, and then only the cancel
+        // tells.
         let cross_shard = !matches!(kind, FrameKind::Data);
         self.open = Some(OpenFrame { kind: kind.byte(), batch, cross_shard, start, ops: 0 });
     }

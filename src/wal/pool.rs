@@ -141,8 +141,8 @@ impl SegmentPool {
     /// Lets go of every segment below `floor`: the manifest says, durably, that recovery begins there. Freed
     /// files are kept for recycling up to a bound; the others are removed.
     ///
-    /// No file has the name of a freed segment, durably, when this is done: if the manifest loses the record that states
-    /// the floor, the floor before it is missed, and the log is not taken for one that ends early.
+    /// No file has the name of a freed segment, durably, when this is done: if the manifest loses the record that
+    /// states the floor, the floor before it is missed, and the log is not taken for one that ends early.
     ///
     /// # Errors
     /// `Io` when a file could not be renamed or removed, or the directory not be synced; the next call tries again.

@@ -139,9 +139,9 @@ pub fn create_log(new: NewLog) -> Result<(WalWriter, Arc<WalSync>, Arc<SegmentPo
 }
 
 impl WalWriter {
-    /// Appends every frame of `group` with one `write`; operations of data frames get consecutive sequence
-    /// numbers from `first` on, those of a batch frame from its id on. Returns the log's new end. On return the group has reached the operating system; it is
-    /// durable after the next [`WalSync::sync`].
+    /// Appends every frame of `group` with one `write`; operations of data frames get consecutive sequence numbers
+    /// from `first` on, those of a batch frame from its id on. Returns the log's new end. On return the group has
+    /// reached the operating system; it is durable after the next [`WalSync::sync`].
     ///
     /// A group that does not fit begins the next segment; one larger than a segment grows it.
     ///

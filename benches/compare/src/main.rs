@@ -46,7 +46,8 @@ struct Run {
     /// Times that each is measured, one engine after the other; the median counts.
     #[arg(long, default_value_t = 3)]
     rounds: u32,
-    /// A group is measured again, a few times at most, while the machine's host takes away more of the CPU time, in percent.
+    /// A group is measured again, a few times at most, while the machine's host takes away more of the CPU time, in
+    /// percent.
     #[arg(long, default_value_t = 5.0)]
     max_steal: f64,
     #[command(flatten)]

@@ -219,7 +219,8 @@ impl SimStorage {
         self.world.lock().guard.is_needed = Some(Arc::new(is_needed));
     }
 
-    /// Which rules of [`SimStorage::set_root`], [`SimStorage::set_write_once`] and [`SimStorage::set_needed`] were broken.
+    /// Which rules of [`SimStorage::set_root`], [`SimStorage::set_write_once`] and [`SimStorage::set_needed`] were
+    /// broken.
     pub fn violations(&self) -> Vec<String> {
         self.world.lock().guard.violations().to_vec()
     }

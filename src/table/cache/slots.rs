@@ -52,8 +52,8 @@ impl BlockSlots {
         cached
     }
 
-    /// Takes in a block whose content has `len` bytes, which `read` writes: puts it into its slot, unless it is too large
-    /// for the cache or somebody was faster, and evicts others for it. Returns it in any case.
+    /// Takes in a block whose content has `len` bytes, which `read` writes: puts it into its slot, unless it is too
+    /// large for the cache or somebody was faster, and evicts others for it. Returns it in any case.
     ///
     /// # Errors
     /// What is wrong with the content, as a phrase for a corruption error.

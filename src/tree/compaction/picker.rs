@@ -163,11 +163,12 @@ pub fn debt_bytes(levels: &Levels, options: &PickerOptions) -> u64 {
 }
 
 /// Merges what overlaps `range` into L2, as far as it was in tables at `bound`: everything above L2 at once, then
-/// what L2 itself could drop. Afterwards the one is below and the other has a higher number, so one who asks again after
-/// each choice comes to an end.
+/// what L2 itself could drop. Afterwards the one is below and the other has a higher number, so one who asks again
+/// after each choice comes to an end.
 pub fn pick_full(situation: &Situation<'_>, range: &KeyRange, bound: FullBound) -> FullChoice {
     let levels = situation.levels;
-    // NOTE: above L2 the number of a table says nothing: a compaction that ran at the bound writes what is meant to newer ones.
+    // NOTE: above L2 the number of a table says nothing: a compaction that ran at the bound writes what is meant to
+    // newer ones.
     let is_meant = |table: &Arc<TableRecord>| match table.level {
         Level::L2 => table.file < bound.end,
         Level::L0 | Level::L1 => table.min_seqno <= bound.flushed,

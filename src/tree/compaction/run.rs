@@ -158,8 +158,8 @@ impl Outputs<'_> {
         open.ok_or_else(|| Error::internal("a table that was just opened is not there"))
     }
 
-    /// Takes over the block whose first entry the cursor stands on, if nothing in it would change. Returns its last key and
-    /// that entry's number.
+    /// Takes over the block whose first entry the cursor stands on, if nothing in it would change. Returns its last
+    /// key and that entry's number.
     fn copy_block(
         &mut self,
         cursor: &impl BlockCursor,

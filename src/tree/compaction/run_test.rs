@@ -132,7 +132,8 @@ impl Bench {
     }
 }
 
-/// Versions of neighbouring keys: where they begin, how many keys, and of some the number of versions or a special kind.
+/// Versions of neighbouring keys: where they begin, how many keys, and of some the number of versions or a special
+/// kind.
 type Stretch = (u16, u16, Vec<(u16, u8)>);
 
 fn versions_of(stretches: &[Stretch], seqno: &mut u64) -> Vec<OwnedVersion> {
