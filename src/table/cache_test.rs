@@ -67,6 +67,28 @@ fn what_is_read_often_outlives_a_scan() {
 }
 
 #[test]
+fn a_full_cache_takes_in_what_is_missed_again_soon() {
+    let cache = Arc::new(BlockCache::new(4 << 20));
+    let slots = BlockSlots::new(&cache, 100_000);
+    for number in 0..2_000 {
+        read(&slots, number);
+    }
+    for number in 10_000..10_100 {
+        assert!(!read(&slots, number));
+        assert!(!read(&slots, number), "missed once");
+        assert!(read(&slots, number), "missed twice");
+    }
+    // Twice, but with ten times the cache between.
+    let kept: usize = (0..2).map(|_| (20_000..30_000).filter(|number| read(&slots, *number)).count()).sum();
+    assert_eq!(kept, 0);
+    assert!((20_000..30_000).all(|number| slots.peek(number).is_none()));
+    // Room that a dropped table leaves is taken without waiting.
+    drop(slots);
+    let slots = BlockSlots::new(&cache, 10);
+    assert!(!read(&slots, 0) && read(&slots, 0));
+}
+
+#[test]
 fn a_dropped_table_leaves_nothing() {
     let cache = Arc::new(BlockCache::new(4 << 20));
     let kept = BlockSlots::new(&cache, 1000);
@@ -91,7 +113,7 @@ fn a_block_in_use_is_counted_as_pinned_when_it_has_left() {
     let slots = BlockSlots::new(&cache, 2000);
     read(&slots, 0);
     let content = slots.peek(0).unwrap();
-    for number in 1..2000 {
+    for number in (1..2000).flat_map(|number| [number, number]) {
         read(&slots, number);
     }
     assert!(slots.peek(0).is_none());

@@ -20,6 +20,7 @@ mod filter;
 mod footer;
 mod heads;
 mod index;
+mod last_read;
 mod lookup;
 mod metadata;
 mod metadata_cache;

@@ -15,8 +15,9 @@ use super::{
     cache::{BlockCache, BlockSlots},
     file_cache::FileCache,
     footer::FOOTER_BYTES,
+    last_read,
     lookup::{Lookup, OwnedEntry, ReadMode},
-    metadata::{Metadata, read_range},
+    metadata::{Metadata, read_range_into},
     metadata_cache::MetadataPlace,
     options::TableId,
     properties::TableSummary,
@@ -224,14 +225,19 @@ impl Table {
         Ok(loaded)
     }
 
-    /// Reads a block from the file into the cache; `None` if that would mean to wait.
+    /// Reads a block from the file, perhaps into the cache; `None` if that would mean to wait.
     fn read_block(&self, loaded: &Loaded, number: usize, mode: ReadMode) -> Result<Option<Block>> {
         let Some((offset, len)) = loaded.metadata.index.extent(number) else {
             return Err(Error::internal("a block behind the last one"));
         };
+        let table = loaded.slots.table();
+        if let Some(block) = last_read::find(table, number) {
+            return Ok(Some(block));
+        }
+        let memory = last_read::take_memory();
         let stored = match mode {
-            ReadMode::Blocking => read_range(&*self.file()?, &self.path, offset, len)?,
-            ReadMode::NoWait => match self.read_range_nowait(offset, len)? {
+            ReadMode::Blocking => read_range_into(memory, &*self.file()?, &self.path, offset, len)?,
+            ReadMode::NoWait => match self.read_range_nowait(memory, offset, len)? {
                 Some(stored) => stored,
                 None => return Ok(None),
             },
@@ -239,14 +245,19 @@ impl Table {
         let block = check_stored_block(&stored, self.id.checksum_seed(offset)).and_then(|checked| {
             loaded.slots.admit(number, checked.raw_len(), |content| checked.read_into(&stored, content))
         });
-        block.map(Some).map_err(|damage| self.damaged_block(loaded, number, damage))
+        last_read::give_back(stored);
+        let block = block.map_err(|damage| self.damaged_block(loaded, number, damage))?;
+        if self.cache.capacity_bytes() > 0 {
+            last_read::keep(table, number, &block);
+        }
+        Ok(Some(block))
     }
 
-    fn read_range_nowait(&self, offset: u64, len: u64) -> Result<Option<Vec<u8>>> {
+    fn read_range_nowait(&self, mut bytes: Vec<u8>, offset: u64, len: u64) -> Result<Option<Vec<u8>>> {
         // Opening a file may wait too.
         let Some(file) = self.files.get_open(&self.path) else { return Ok(None) };
         let Ok(len) = usize::try_from(len) else { return Ok(None) };
-        let mut bytes = vec![0; len];
+        bytes.resize(len, 0);
         match file.read_at_nowait(&mut bytes, offset) {
             Ok(n) if n == len => Ok(Some(bytes)),
             Ok(_) => Ok(None),

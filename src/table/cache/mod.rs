@@ -4,22 +4,24 @@
 //! ```text
 //!   Table ──► BlockSlots ──[ slot of each block ]──► CachedBlock (head, content)
 //!                 ▲ weak                 ▲ filled and emptied under the lock of the block's cache shard
-//!   BlockCache ──► CacheShard ──► queues of (slots, block)      (`queues`: S3-FIFO)
+//!   BlockCache ──► CacheShard ──► queues of (slots, block)      (`queues`: S3-FIFO; `doorkeeper`: who comes in)
 //! ```
 //! Eviction empties a slot first; the block is freed when the last reader that still uses it lets go.
 
 mod cached_block;
+mod doorkeeper;
 mod queues;
 mod slots;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use bytes::Bytes;
 pub(super) use cached_block::CachedBlock;
 use cached_block::LiveBytes;
+use doorkeeper::MissClock;
 use parking_lot::Mutex;
 use queues::Queues;
 pub(super) use slots::BlockSlots;
@@ -40,7 +42,6 @@ pub struct BlockCache {
     shards: Box<[CacheShard]>,
     /// What the tables' slot arrays take from the capacity.
     slot_bytes: AtomicU64,
-    next_table: AtomicU64,
     live_bytes: Arc<AtomicU64>,
     /// Where the cached blocks lie.
     slabs: Arc<Slabs>,
@@ -57,7 +58,8 @@ pub struct BlockCacheStats {
     pub misses: u64,
     /// Cached blocks and slot arrays, in bytes.
     pub bytes: u64,
-    /// Blocks that have left the cache, or never entered it, but are still in use by a reader, in bytes.
+    /// Blocks that have left the cache, or never entered it, but are still in use by a reader, or are the last that a
+    /// thread read, in bytes.
     pub pinned_bytes: u64,
     /// The tables' filters and indexes, in bytes.
     pub metadata_bytes: u64,
@@ -69,6 +71,9 @@ pub struct BlockCacheStats {
 struct CacheShard {
     hits: AtomicU64,
     misses: AtomicU64,
+    clock: MissClock,
+    /// Whether a block could come in only because others left.
+    is_full: AtomicBool,
     queues: Mutex<Queues>,
 }
 
@@ -87,7 +92,6 @@ impl BlockCache {
             capacity_bytes,
             shards: (0..shards).map(|_| CacheShard::default()).collect(),
             slot_bytes: AtomicU64::new(0),
-            next_table: AtomicU64::new(0),
             live_bytes: Arc::default(),
             slabs: Arc::default(),
             metadata: Arc::new(MetadataCache::new(metadata_bytes)),
@@ -129,13 +133,12 @@ impl BlockCache {
         self.capacity_bytes.saturating_sub(slots) / self.shards.len() as u64
     }
 
-    /// The shard of a block, and the block's name among all blocks.
-    fn shard_of(&self, table: u64, block: usize) -> (Option<&CacheShard>, u64) {
+    /// The shard of a block.
+    fn shard_of(&self, table: u64, block: usize) -> Option<&CacheShard> {
         let name =
             (table.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ block as u64).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let name = name ^ (name >> 32);
-        let shard = (((name & 0xFFFF_FFFF) * self.shards.len() as u64) >> 32) as usize;
-        (self.shards.get(shard), name)
+        self.shards.get((((name & 0xFFFF_FFFF) * self.shards.len() as u64) >> 32) as usize)
     }
 }
 

@@ -1,13 +1,13 @@
 //! What leaves the cache: S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction"). New blocks
 //! enter a small queue and only those read again there move to the main one, so that a scan passes through
-//! without pushing out what is used. A ghost list remembers the names of what left the small queue too early.
+//! without pushing out what is used. What was missed before (`doorkeeper`) enters the main queue at once.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::VecDeque,
     sync::{Arc, Weak},
 };
 
-use super::{cached_block::CachedBlock, slots::BlockSlots};
+use super::{cached_block::CachedBlock, doorkeeper::Moment, slots::BlockSlots};
 
 /// The small queue's part of the capacity.
 const SMALL_PART: u64 = 10;
@@ -18,7 +18,6 @@ const MIN_VACANT_TO_PURGE: usize = 64;
 pub(super) struct Resident {
     pub(super) slots: Weak<BlockSlots>,
     pub(super) block: usize,
-    pub(super) name: u64,
 }
 
 /// What left the cache; dropped by the caller outside the lock.
@@ -36,8 +35,6 @@ pub(super) struct Queues {
     small_bytes: u64,
     main_bytes: u64,
     content_bytes: u64,
-    ghosts: VecDeque<u64>,
-    ghost_names: HashSet<u64>,
     /// How many residents' tables are gone.
     vacant: usize,
 }
@@ -56,10 +53,10 @@ impl Queues {
         self.small.len() + self.main.len()
     }
 
-    /// Enters a block that is about to be put into its slot.
-    pub(super) fn push(&mut self, resident: Resident, cached: &CachedBlock) {
+    /// Enters a block that is about to be put into its slot; into the main queue if it was missed lately.
+    pub(super) fn push(&mut self, resident: Resident, cached: &CachedBlock, is_missed: bool) {
         self.content_bytes += cached.len();
-        if self.ghost_names.remove(&resident.name) {
+        if is_missed {
             cached.set_in_main();
             self.main_bytes += cached.charge();
             self.main.push_back(resident);
@@ -69,13 +66,13 @@ impl Queues {
         }
     }
 
-    /// Empties slots until at most `capacity` bytes are charged.
-    pub(super) fn evict(&mut self, capacity: u64) -> Evicted {
+    /// Empties slots until at most `capacity` bytes are charged. What was never read again counts as missed now.
+    pub(super) fn evict(&mut self, capacity: u64, now: Moment) -> Evicted {
         let mut evicted = Evicted::default();
         while self.charged_bytes() > capacity {
             let from_small = self.small_bytes > capacity / SMALL_PART || self.main.is_empty();
             let stepped =
-                if from_small { self.step_small(&mut evicted) } else { self.step_main(&mut evicted) };
+                if from_small { self.step_small(&mut evicted, now) } else { self.step_main(&mut evicted) };
             if !stepped {
                 break;
             }
@@ -95,7 +92,7 @@ impl Queues {
     }
 
     /// Takes one block out of the small queue: to the main one if it was read since it came, else out.
-    fn step_small(&mut self, evicted: &mut Evicted) -> bool {
+    fn step_small(&mut self, evicted: &mut Evicted, now: Moment) -> bool {
         let Some(resident) = self.small.pop_front() else { return false };
         let Some((table, cached)) = self.occupant(&resident, evicted) else { return true };
         if cached.cool(true) > 0 {
@@ -104,7 +101,7 @@ impl Queues {
             cached.set_in_main();
             self.main.push_back(resident);
         } else {
-            self.remember(resident.name);
+            table.note_miss(resident.block, now);
             self.empty(&resident, &table, cached, evicted);
         }
         true
@@ -152,18 +149,6 @@ impl Queues {
             self.main_bytes -= cached.charge();
         } else {
             self.small_bytes -= cached.charge();
-        }
-    }
-
-    /// Keeps the names of about as many blocks as the main queue holds.
-    fn remember(&mut self, name: u64) {
-        if self.ghost_names.insert(name) {
-            self.ghosts.push_back(name);
-        }
-        while self.ghosts.len() > self.main.len().max(MIN_VACANT_TO_PURGE) {
-            if let Some(oldest) = self.ghosts.pop_front() {
-                self.ghost_names.remove(&oldest);
-            }
         }
     }
 }

@@ -1,16 +1,23 @@
 //! One table's pointers to its cached blocks.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use super::{
     BlockCache, LARGEST_BLOCK_PART,
     cached_block::{CachedBlock, LoadedBlock, Slot, charge},
+    doorkeeper::{Misses, Moment},
     queues::Resident,
 };
 use crate::{
     memory::prefetch_lines,
-    table::block::{Block, Damage, Shape},
+    table::block::{Block, Damage},
 };
+
+/// The number of the next table that any cache of the process gets.
+static NEXT_TABLE: AtomicU64 = AtomicU64::new(0);
 
 /// One table's slots, one for each of its blocks.
 #[derive(Debug)]
@@ -18,15 +25,22 @@ pub(in crate::table) struct BlockSlots {
     cache: Arc<BlockCache>,
     table: u64,
     slots: Box<[Slot]>,
+    misses: Misses,
 }
 
 impl BlockSlots {
     /// Empty slots for a table of `blocks` blocks.
     pub(in crate::table) fn new(cache: &Arc<BlockCache>, blocks: usize) -> Arc<Self> {
         let slots: Box<[_]> = (0..blocks).map(|_| Slot::default()).collect();
-        cache.slot_bytes.fetch_add(size_of_val(&*slots) as u64, Ordering::Relaxed);
-        let table = cache.next_table.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Self { cache: Arc::clone(cache), table, slots })
+        let table = NEXT_TABLE.fetch_add(1, Ordering::Relaxed);
+        let made = Self { cache: Arc::clone(cache), table, slots, misses: Misses::new(blocks) };
+        cache.slot_bytes.fetch_add(made.bytes(), Ordering::Relaxed);
+        Arc::new(made)
+    }
+
+    /// The table's number, which no other table in this process has.
+    pub(in crate::table) const fn table(&self) -> u64 {
+        self.table
     }
 
     /// Asks for a block's slot, and does not wait for it.
@@ -45,15 +59,16 @@ impl BlockSlots {
     #[inline]
     pub(in crate::table) fn get(&self, block: usize) -> LoadedBlock {
         let cached = self.slots.get(block).map_or_else(LoadedBlock::default, Slot::load);
-        if let (Some(shard), _) = self.cache.shard_of(self.table, block) {
+        if let Some(shard) = self.cache.shard_of(self.table, block) {
             let count = if cached.touch() { &shard.hits } else { &shard.misses };
             count.fetch_add(1, Ordering::Relaxed);
         }
         cached
     }
 
-    /// Takes in a block whose content has `len` bytes, which `read` writes: puts it into its slot, unless it is too
-    /// large for the cache or somebody was faster, and evicts others for it. Returns it in any case.
+    /// Takes in a block whose content has `len` bytes, which `read` writes: puts it into its slot, and evicts others
+    /// for it. Not so if it is too large for the cache, if somebody was faster, or if the cache is full and the block
+    /// was not missed lately. Returns it in any case.
     ///
     /// # Errors
     /// What is wrong with the content, as a phrase for a corruption error.
@@ -64,25 +79,48 @@ impl BlockSlots {
         read: impl FnOnce(&mut [u8]) -> Result<(), Damage>,
     ) -> Result<Block, Damage> {
         let capacity = self.cache.shard_capacity();
-        let (shard, name) = self.cache.shard_of(self.table, number);
-        let fits = charge(len as u64) <= capacity / LARGEST_BLOCK_PART;
-        let Some(shard) = shard.filter(|_| fits) else {
-            let mut content = vec![0; len];
-            read(&mut content)?;
-            return Ok(Block::Read { shape: Shape::parse(&content)?, content: self.cache.share(content) });
-        };
+        let bytes = charge(len as u64);
+        let shard =
+            self.cache.shard_of(self.table, number).filter(|_| bytes <= capacity / LARGEST_BLOCK_PART);
+        let Some(shard) = shard else { return self.read_past(len, read) };
+        let now = shard.clock.pass(bytes, capacity);
+        let is_missed = self.misses.note(number, now);
+        if shard.is_full.load(Ordering::Relaxed) && !is_missed {
+            return self.read_past(len, read);
+        }
         let cached = CachedBlock::new(len, &self.cache.live_bytes, &self.cache.slabs, read)?;
         let mut queues = shard.queues.lock();
         if self.slots.get(number).is_some_and(|slot| slot.peek().is_none()) {
-            let resident = Resident { slots: Arc::downgrade(self), block: number, name };
-            queues.push(resident, &cached);
+            queues.push(Resident { slots: Arc::downgrade(self), block: number }, &cached, is_missed);
             self.store(number, Some(cached.clone()));
-            let evicted = queues.evict(capacity);
+            let evicted = queues.evict(capacity, now);
+            shard.is_full.store(queues.charged_bytes() + bytes > capacity, Ordering::Relaxed);
             // IMPORTANT: what left may be the last owner of other slots, whose drop takes this lock again.
             drop(queues);
             drop(evicted);
         }
         Ok(Block::Cached(cached))
+    }
+
+    /// A block that stays out of the cache.
+    fn read_past(
+        &self,
+        len: usize,
+        read: impl FnOnce(&mut [u8]) -> Result<(), Damage>,
+    ) -> Result<Block, Damage> {
+        let mut content = vec![0; len];
+        read(&mut content)?;
+        Block::read(self.cache.share(content))
+    }
+
+    /// Notes that a block left the cache without having been read again.
+    pub(super) fn note_miss(&self, block: usize, now: Moment) {
+        self.misses.note(block, now);
+    }
+
+    /// The memory that slots take.
+    fn bytes(&self) -> u64 {
+        size_of_val(&*self.slots) as u64 + self.misses.bytes()
     }
 
     /// The block in a slot, without counting.
@@ -105,10 +143,11 @@ impl Drop for BlockSlots {
         let numbered = self.slots.iter().enumerate();
         let cached: Vec<_> = numbered.filter_map(|(number, slot)| Some((number, slot.take()?))).collect();
         for (number, cached) in &cached {
-            if let (Some(shard), _) = self.cache.shard_of(self.table, *number) {
+            if let Some(shard) = self.cache.shard_of(self.table, *number) {
                 shard.queues.lock().forget(cached);
+                shard.is_full.store(false, Ordering::Relaxed);
             }
         }
-        self.cache.slot_bytes.fetch_sub(size_of_val(&*self.slots) as u64, Ordering::Relaxed);
+        self.cache.slot_bytes.fetch_sub(self.bytes(), Ordering::Relaxed);
     }
 }
