@@ -74,7 +74,7 @@ pub struct IoSection {
     /// Threads for reads that wait for the disk, up to 256; 0 (the default): two per core, 4 to 32.
     #[garde(custom(workers()))]
     pub read_workers: usize,
-    /// WAL frame bodies above this many bytes are compressed with LZ4. Default: off.
+    /// WAL frame bodies above this many bytes are compressed with LZ4; `None` never. Default: 4 KiB.
     #[garde(skip)]
     pub wal_compress_above: Option<u64>,
 }

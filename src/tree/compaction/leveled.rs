@@ -10,6 +10,8 @@ use crate::{ids::Level, tree::edit::TableRecord};
 
 /// So many times the trigger's L0 tables are merged at once at most, to bound one compaction.
 const L0_BATCH: usize = 4;
+/// While writes come, up to so many times the trigger's L0 tables wait until they are worth rewriting L1.
+const PATIENCE: u64 = 3;
 /// At rest, L0 is merged into L1 if it has at least this part of L1's bytes.
 const LEAST_PART_AT_REST: u64 = 32;
 
@@ -50,15 +52,15 @@ pub(super) fn debt_bytes(levels: &Levels, options: &PickerOptions) -> u64 {
     into_l1.saturating_add(excess.saturating_mul(fan_out))
 }
 
-/// How many L0 tables make a compaction due. While writes come, the trigger, or twice that, until they have half as
-/// many bytes again as L1, which is rewritten with them. At rest, any that are worth rewriting L1.
+/// How many L0 tables make a compaction due. While writes come, the trigger, or up to [`PATIENCE`] times that, until
+/// they have half as many bytes again as L1, which is rewritten with them. At rest, any that are worth rewriting L1.
 fn l0_due_tables(levels: &Levels, options: &PickerOptions) -> u64 {
     let (l0, l1) = (bytes_of(&levels.l0), bytes_of(levels.l1.iter().flatten()));
     let trigger = options.l0_trigger.max(1) as u64;
     if options.at_rest {
         return if l0 >= l1 / LEAST_PART_AT_REST { 1 } else { trigger };
     }
-    if l0 < l1.saturating_add(l1 / 2) { trigger.saturating_mul(2) } else { trigger }
+    if l0 < l1.saturating_add(l1 / 2) { trigger.saturating_mul(PATIENCE) } else { trigger }
 }
 
 /// L1's target lies between L0 and L2 so that both steps rewrite the same share: their geometric mean.
