@@ -44,7 +44,9 @@ impl Compression {
     /// # Errors
     /// What is wrong, as a phrase for a corruption error.
     pub fn decompress(self, stored: &[u8], raw_len: usize) -> Result<Vec<u8>, &'static str> {
-        let mut raw = vec![0; raw_len];
+        let mut raw = Vec::new();
+        raw.try_reserve_exact(raw_len).map_err(|_| "content that does not fit into memory")?;
+        raw.resize(raw_len, 0);
         self.decompress_into(stored, &mut raw)?;
         Ok(raw)
     }

@@ -30,9 +30,19 @@ fn content(value_bytes: usize) -> Vec<u8> {
 fn read(slots: &Arc<BlockSlots>, number: usize) -> bool {
     let hit = slots.get(number).view().is_some();
     if !hit {
+        slots.count(number, false);
         admit(slots, number, &content(4000));
     }
     hit
+}
+
+/// Misses each block twice in a row, so that it comes in.
+fn bring_in(slots: &Arc<BlockSlots>, numbers: std::ops::Range<usize>) {
+    for number in numbers {
+        assert!(!read(slots, number));
+        read(slots, number);
+        assert!(slots.peek(number).is_some(), "block {number}");
+    }
 }
 
 #[test]
@@ -41,13 +51,17 @@ fn the_capacity_is_a_bound_and_slots_count() {
     let slots = BlockSlots::new(&cache, 100_000);
     for number in 0..20_000 {
         assert!(!read(&slots, number));
-        if number % 1000 == 0 {
-            assert!(cache.stats().bytes <= cache.capacity_bytes(), "{:?}", cache.stats());
-        }
     }
     let stats = cache.stats();
     assert!(stats.bytes > cache.capacity_bytes() * 9 / 10, "{stats:?}");
     assert_eq!((stats.hits, stats.misses, stats.pinned_bytes), (0, 20_000, 0));
+    for number in (20_000..30_000).step_by(1000) {
+        bring_in(&slots, number..number + 1000);
+        assert!(cache.stats().bytes <= cache.capacity_bytes(), "{:?}", cache.stats());
+    }
+    let _more = BlockSlots::new(&cache, 200_000);
+    assert!(cache.stats().bytes <= cache.capacity_bytes(), "{:?}", cache.stats());
+    assert!((0..30_000).any(|number| slots.peek(number).is_some()));
 }
 
 #[test]
@@ -59,7 +73,11 @@ fn what_is_read_often_outlives_a_scan() {
             read(&slots, number);
         }
     }
-    for number in 1000..50_000 {
+    for number in (1000..10_000).step_by(300) {
+        bring_in(&slots, number..number + 300);
+        (0..100).for_each(|hot| assert!(read(&slots, hot)));
+    }
+    for number in 10_000..50_000 {
         read(&slots, number);
     }
     let kept = (0..100).filter(|number| slots.get(*number).view().is_some()).count();
@@ -86,6 +104,37 @@ fn a_full_cache_takes_in_what_is_missed_again_soon() {
     drop(slots);
     let slots = BlockSlots::new(&cache, 10);
     assert!(!read(&slots, 0) && read(&slots, 0));
+}
+
+#[test]
+fn what_was_missed_once_leaves_before_what_was_missed_twice() {
+    let cache = Arc::new(BlockCache::new(4 << 20));
+    let slots = BlockSlots::new(&cache, 100_000);
+    for number in 0..2_000 {
+        read(&slots, number);
+    }
+    let held =
+        |numbers: std::ops::Range<usize>| numbers.filter(|number| slots.peek(*number).is_some()).count();
+    let filled = held(0..2_000);
+    bring_in(&slots, 10_000..10_000 + filled);
+    assert_eq!(held(0..2_000), 0);
+    assert!(held(10_000..20_000) > filled * 9 / 10);
+}
+
+#[test]
+fn tables_that_come_and_go_do_not_move_the_clock() {
+    let cache = Arc::new(BlockCache::new(4 << 20));
+    let slots = BlockSlots::new(&cache, 100_000);
+    for number in 0..30_000 {
+        read(&slots, number);
+    }
+    let mut large = vec![];
+    for number in 30_000..30_003 {
+        assert!(!read(&slots, number));
+        large.push(BlockSlots::new(&cache, 40_000));
+        assert!(!read(&slots, number), "missed once");
+        assert!(read(&slots, number), "missed twice");
+    }
 }
 
 #[test]

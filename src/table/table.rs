@@ -231,8 +231,10 @@ impl Table {
             return Err(Error::internal("a block behind the last one"));
         };
         let table = loaded.slots.table();
-        if let Some(block) = last_read::find(table, number) {
-            return Ok(Some(block));
+        let last = last_read::find(table, number);
+        loaded.slots.count(number, last.is_some());
+        if last.is_some() {
+            return Ok(last);
         }
         let memory = last_read::take_memory();
         let stored = match mode {

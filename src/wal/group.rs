@@ -251,6 +251,9 @@ impl GroupBuffer {
             self.packed.extend_from_slice(stored);
             self.packed.resize(self.packed.len().next_multiple_of(FRAME_ALIGN), 0);
         }
+        if self.frames.iter().all(|frame| !frame.compressed) {
+            self.packed.clear();
+        }
         Ok(())
     }
 

@@ -106,10 +106,10 @@ impl CachedBlock {
         self.head().in_main.store(true, Ordering::Relaxed);
     }
 
-    /// The heat before it was set to one less (or to nothing, with `forget`).
-    pub(super) fn cool(&self, forget: bool) -> u8 {
+    /// The heat before it was set to one less.
+    pub(super) fn cool(&self) -> u8 {
         let heat = self.head().heat.load(Ordering::Relaxed);
-        self.head().heat.store(if forget { 0 } else { heat.saturating_sub(1) }, Ordering::Relaxed);
+        self.head().heat.store(heat.saturating_sub(1), Ordering::Relaxed);
         heat
     }
 

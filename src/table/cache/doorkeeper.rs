@@ -1,8 +1,8 @@
 //! Who is let into a full cache: blocks that were missed before, not long ago. Reading a block is cheaper than to make
 //! room for it, too, and most of what a full cache misses is not missed again soon.
 //!
-//! Time is counted in what was missed: a moment lasts for a part of the cache's capacity. Each block has the moment of
-//! its last miss in a byte of its table's.
+//! Time is counted in what was missed: a moment lasts for a fixed part of what the cache was given. Each block has the
+//! moment of its last miss in a byte of its table's.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
@@ -24,16 +24,23 @@ impl Moment {
 }
 
 /// Counts what is missed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct MissClock {
     missed_bytes: AtomicU64,
+    moment_bytes: u64,
 }
 
 impl MissClock {
-    /// Counts a miss; returns its moment.
-    pub(super) fn pass(&self, bytes: u64, capacity: u64) -> Moment {
+    /// A clock for a cache, or a part of one, of so many bytes. IMPORTANT: those that it was given, not those that its
+    /// blocks may take just now: if a moment were longer or shorter than the ones before, all of them would be renamed.
+    pub(super) fn new(given_bytes: u64) -> Self {
+        Self { missed_bytes: AtomicU64::new(0), moment_bytes: (given_bytes / MOMENTS).max(1) }
+    }
+
+    /// Counts a miss, or none; returns its moment.
+    pub(super) fn pass(&self, bytes: u64) -> Moment {
         let missed = self.missed_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let moment = missed / (capacity / MOMENTS).max(1) % NAMES + 1;
+        let moment = missed / self.moment_bytes % NAMES + 1;
         Moment(u8::try_from(moment).expect("a remainder by 255, and one"))
     }
 }
@@ -67,15 +74,14 @@ mod tests {
 
     #[test]
     fn a_miss_is_remembered_for_about_as_long_as_a_block_would_stay() {
-        let (clock, misses) = (MissClock::default(), Misses::new(1));
-        let capacity = 1000;
+        let (clock, misses) = (MissClock::new(1000), Misses::new(1));
         for gap in [1, 30, 99, 100, 126, 200, 255 * 25, 255 * 25 + 100] {
             misses.0[0].store(0, Ordering::Relaxed);
-            assert!(!misses.note(0, clock.pass(10, capacity)), "never missed");
+            assert!(!misses.note(0, clock.pass(10)), "never missed");
             for _ in 1..gap {
-                clock.pass(10, capacity);
+                clock.pass(10);
             }
-            let lately = misses.note(0, clock.pass(10, capacity));
+            let lately = misses.note(0, clock.pass(10));
             // Moments come back: after 255 of them, an old miss looks like a new one.
             assert_eq!(lately, gap % (255 * 25) <= 124, "missed {gap} blocks ago");
         }
@@ -83,7 +89,6 @@ mod tests {
 
     #[test]
     fn no_capacity_is_no_division_by_zero() {
-        let clock = MissClock::default();
-        assert_ne!(clock.pass(4096, 0), Moment(0));
+        assert_ne!(MissClock::new(0).pass(4096), Moment(0));
     }
 }

@@ -66,7 +66,7 @@ pub struct BlockCacheStats {
 }
 
 /// Its own cache line pair, so that readers of different shards do not slow each other down by counting.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(align(128))]
 struct CacheShard {
     hits: AtomicU64,
@@ -75,6 +75,18 @@ struct CacheShard {
     /// Whether a block could come in only because others left.
     is_full: AtomicBool,
     queues: Mutex<Queues>,
+}
+
+impl CacheShard {
+    fn new(given_bytes: u64) -> Self {
+        Self {
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+            clock: MissClock::new(given_bytes),
+            is_full: AtomicBool::new(false),
+            queues: Mutex::default(),
+        }
+    }
 }
 
 impl BlockCache {
@@ -90,7 +102,7 @@ impl BlockCache {
         let shards = (capacity_bytes / MIN_SHARD_BYTES).clamp(1, MAX_SHARDS);
         Self {
             capacity_bytes,
-            shards: (0..shards).map(|_| CacheShard::default()).collect(),
+            shards: (0..shards).map(|_| CacheShard::new(capacity_bytes / shards)).collect(),
             slot_bytes: AtomicU64::new(0),
             live_bytes: Arc::default(),
             slabs: Arc::default(),
@@ -131,6 +143,15 @@ impl BlockCache {
     fn shard_capacity(&self) -> u64 {
         let slots = self.slot_bytes.load(Ordering::Relaxed);
         self.capacity_bytes.saturating_sub(slots) / self.shards.len() as u64
+    }
+
+    /// Makes room for slots that came.
+    fn shrink(&self) {
+        let capacity = self.shard_capacity();
+        for shard in &self.shards {
+            let evicted = shard.queues.lock().evict(capacity, shard.clock.pass(0));
+            drop(evicted);
+        }
     }
 
     /// The shard of a block.

@@ -1,6 +1,6 @@
-//! What leaves the cache: S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction"). New blocks
-//! enter a small queue and only those read again there move to the main one, so that a scan passes through
-//! without pushing out what is used. What was missed before (`doorkeeper`) enters the main queue at once.
+//! What leaves the cache, after S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction"). What was
+//! missed before (`doorkeeper`) enters the main queue, which gives what was read again another round. What was not came
+//! while there was room, and stands in a queue of its own: it leaves before any of the others, unless it was read again.
 
 use std::{
     collections::VecDeque,
@@ -9,8 +9,6 @@ use std::{
 
 use super::{cached_block::CachedBlock, doorkeeper::Moment, slots::BlockSlots};
 
-/// The small queue's part of the capacity.
-const SMALL_PART: u64 = 10;
 const MIN_VACANT_TO_PURGE: usize = 64;
 
 /// Names a slot that a queue is responsible for.
@@ -30,9 +28,9 @@ pub(super) struct Evicted {
 /// The queues of one cache shard.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
-    small: VecDeque<Resident>,
+    once_missed: VecDeque<Resident>,
     main: VecDeque<Resident>,
-    small_bytes: u64,
+    once_missed_bytes: u64,
     main_bytes: u64,
     content_bytes: u64,
     /// How many residents' tables are gone.
@@ -41,7 +39,7 @@ pub(super) struct Queues {
 
 impl Queues {
     pub(super) const fn charged_bytes(&self) -> u64 {
-        self.small_bytes + self.main_bytes
+        self.once_missed_bytes + self.main_bytes
     }
 
     pub(super) const fn block_bytes(&self) -> u64 {
@@ -50,7 +48,7 @@ impl Queues {
 
     #[cfg(test)]
     pub(super) fn residents(&self) -> usize {
-        self.small.len() + self.main.len()
+        self.once_missed.len() + self.main.len()
     }
 
     /// Enters a block that is about to be put into its slot; into the main queue if it was missed lately.
@@ -61,8 +59,8 @@ impl Queues {
             self.main_bytes += cached.charge();
             self.main.push_back(resident);
         } else {
-            self.small_bytes += cached.charge();
-            self.small.push_back(resident);
+            self.once_missed_bytes += cached.charge();
+            self.once_missed.push_back(resident);
         }
     }
 
@@ -70,10 +68,7 @@ impl Queues {
     pub(super) fn evict(&mut self, capacity: u64, now: Moment) -> Evicted {
         let mut evicted = Evicted::default();
         while self.charged_bytes() > capacity {
-            let from_small = self.small_bytes > capacity / SMALL_PART || self.main.is_empty();
-            let stepped =
-                if from_small { self.step_small(&mut evicted, now) } else { self.step_main(&mut evicted) };
-            if !stepped {
+            if !self.step_once_missed(&mut evicted, now) && !self.step_main(&mut evicted) {
                 break;
             }
         }
@@ -84,19 +79,19 @@ impl Queues {
     pub(super) fn forget(&mut self, cached: &CachedBlock) {
         self.uncount(cached);
         self.vacant += 1;
-        if self.vacant > MIN_VACANT_TO_PURGE + self.small.len().midpoint(self.main.len()) {
-            self.small.retain(|resident| resident.slots.strong_count() > 0);
+        if self.vacant > MIN_VACANT_TO_PURGE + self.once_missed.len().midpoint(self.main.len()) {
+            self.once_missed.retain(|resident| resident.slots.strong_count() > 0);
             self.main.retain(|resident| resident.slots.strong_count() > 0);
             self.vacant = 0;
         }
     }
 
-    /// Takes one block out of the small queue: to the main one if it was read since it came, else out.
-    fn step_small(&mut self, evicted: &mut Evicted, now: Moment) -> bool {
-        let Some(resident) = self.small.pop_front() else { return false };
+    /// Takes one block out of the first queue: to the main one if it was read since it came, else out.
+    fn step_once_missed(&mut self, evicted: &mut Evicted, now: Moment) -> bool {
+        let Some(resident) = self.once_missed.pop_front() else { return false };
         let Some((table, cached)) = self.occupant(&resident, evicted) else { return true };
-        if cached.cool(true) > 0 {
-            self.small_bytes -= cached.charge();
+        if cached.cool() > 0 {
+            self.once_missed_bytes -= cached.charge();
             self.main_bytes += cached.charge();
             cached.set_in_main();
             self.main.push_back(resident);
@@ -111,7 +106,7 @@ impl Queues {
     fn step_main(&mut self, evicted: &mut Evicted) -> bool {
         let Some(resident) = self.main.pop_front() else { return false };
         let Some((table, cached)) = self.occupant(&resident, evicted) else { return true };
-        if cached.cool(false) > 0 {
+        if cached.cool() > 0 {
             self.main.push_back(resident);
         } else {
             self.empty(&resident, &table, cached, evicted);
@@ -148,7 +143,7 @@ impl Queues {
         if cached.in_main() {
             self.main_bytes -= cached.charge();
         } else {
-            self.small_bytes -= cached.charge();
+            self.once_missed_bytes -= cached.charge();
         }
     }
 }

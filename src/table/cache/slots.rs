@@ -35,6 +35,7 @@ impl BlockSlots {
         let table = NEXT_TABLE.fetch_add(1, Ordering::Relaxed);
         let made = Self { cache: Arc::clone(cache), table, slots, misses: Misses::new(blocks) };
         cache.slot_bytes.fetch_add(made.bytes(), Ordering::Relaxed);
+        cache.shrink();
         Arc::new(made)
     }
 
@@ -55,15 +56,23 @@ impl BlockSlots {
         self.slots.get(block).map(Slot::load);
     }
 
-    /// What is in a block's slot. Counts a hit or a miss.
+    /// What is in a block's slot. Counts a hit; what was not found is to be counted by [`BlockSlots::count`].
     #[inline]
     pub(in crate::table) fn get(&self, block: usize) -> LoadedBlock {
         let cached = self.slots.get(block).map_or_else(LoadedBlock::default, Slot::load);
-        if let Some(shard) = self.cache.shard_of(self.table, block) {
-            let count = if cached.touch() { &shard.hits } else { &shard.misses };
-            count.fetch_add(1, Ordering::Relaxed);
+        if cached.touch() {
+            self.count(block, true);
         }
         cached
+    }
+
+    /// Counts a lookup, of a block that had to be read, or of one that had not.
+    #[inline]
+    pub(in crate::table) fn count(&self, block: usize, is_hit: bool) {
+        if let Some(shard) = self.cache.shard_of(self.table, block) {
+            let count = if is_hit { &shard.hits } else { &shard.misses };
+            count.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Takes in a block whose content has `len` bytes, which `read` writes: puts it into its slot, and evicts others
@@ -83,7 +92,7 @@ impl BlockSlots {
         let shard =
             self.cache.shard_of(self.table, number).filter(|_| bytes <= capacity / LARGEST_BLOCK_PART);
         let Some(shard) = shard else { return self.read_past(len, read) };
-        let now = shard.clock.pass(bytes, capacity);
+        let now = shard.clock.pass(bytes);
         let is_missed = self.misses.note(number, now);
         if shard.is_full.load(Ordering::Relaxed) && !is_missed {
             return self.read_past(len, read);
@@ -91,9 +100,10 @@ impl BlockSlots {
         let cached = CachedBlock::new(len, &self.cache.live_bytes, &self.cache.slabs, read)?;
         let mut queues = shard.queues.lock();
         if self.slots.get(number).is_some_and(|slot| slot.peek().is_none()) {
+            // NOTE: first, so that the newcomer stands behind those that get another round.
+            let evicted = queues.evict(capacity - bytes, now);
             queues.push(Resident { slots: Arc::downgrade(self), block: number }, &cached, is_missed);
             self.store(number, Some(cached.clone()));
-            let evicted = queues.evict(capacity, now);
             shard.is_full.store(queues.charged_bytes() + bytes > capacity, Ordering::Relaxed);
             // IMPORTANT: what left may be the last owner of other slots, whose drop takes this lock again.
             drop(queues);
