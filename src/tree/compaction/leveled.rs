@@ -21,12 +21,12 @@ pub(super) fn pick(situation: &Situation<'_>) -> Option<Choice> {
     if situation.levels.l1.len() > 1 {
         return collapse_runs(situation);
     }
-    // NOTE: a higher score that is blocked is not overtaken by a lower one: L0 needs all of L1 that it
-    // overlaps, and a steady stream of small L1 compactions would starve it.
-    let choice = if l0 >= l1 && l0 >= DUE_PERMILLE {
-        from_l0(situation)
-    } else if l1 >= DUE_PERMILLE {
+    // NOTE: L1 first, however much waits in L0, whose tables rewrite all of L1: the more L1 is above its target, the
+    // less it costs to take a byte of it down, and the more to bring one in. L0's turn comes, as nothing else fills L1.
+    let choice = if l1 >= DUE_PERMILLE {
         from_l1(situation)
+    } else if l0 >= DUE_PERMILLE {
+        from_l0(situation)
     } else {
         None
     };
@@ -52,8 +52,9 @@ pub(super) fn debt_bytes(levels: &Levels, options: &PickerOptions) -> u64 {
     into_l1.saturating_add(excess.saturating_mul(fan_out))
 }
 
-/// How many L0 tables make a compaction due. While writes come, the trigger, or up to [`PATIENCE`] times that, until
-/// they have half as many bytes again as L1, which is rewritten with them. At rest, any that are worth rewriting L1.
+/// How many L0 tables make a compaction due. While there are writes in memory, the trigger, or up to [`PATIENCE`] times
+/// that, until they have half as many bytes again as L1, which is rewritten with them. At rest, any that are worth
+/// rewriting L1.
 fn l0_due_tables(levels: &Levels, options: &PickerOptions) -> u64 {
     let (l0, l1) = (bytes_of(&levels.l0), bytes_of(levels.l1.iter().flatten()));
     let trigger = options.l0_trigger.max(1) as u64;

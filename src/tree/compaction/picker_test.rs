@@ -71,6 +71,36 @@ fn l0_takes_what_it_overlaps_of_l1() {
 }
 
 #[test]
+fn l0_waits_for_three_times_its_trigger_at_most() {
+    let large = TableRecord { file_bytes: 1_000_000, ..record(Level::L1, 2, "a", "z") };
+    let with = |l0: u64| Levels {
+        l0: (0..l0).rev().map(|number| table(Level::L0, 10 + number, "a", "z")).collect(),
+        l1: vec![vec![Arc::new(large.clone())]],
+        l2: vec![Arc::new(TableRecord { file_bytes: 1 << 40, ..record(Level::L2, 1, "a", "z") })],
+    };
+    for (l0, due) in [(2, false), (5, false), (6, true)] {
+        let levels = with(l0);
+        assert_eq!(choose_from(&levels, &[], OPTIONS).is_some(), due, "{l0} tables in L0");
+        assert_eq!(score_permille(&levels, &OPTIONS) >= DUE_PERMILLE, due, "{l0} tables in L0");
+    }
+}
+
+#[test]
+fn l1_goes_down_before_more_is_merged_into_it() {
+    let l1 = ["a", "d", "g", "j"].iter().enumerate();
+    let levels = Levels {
+        l0: (0..40).rev().map(|number| table(Level::L0, 20 + number, "a", "z")).collect(),
+        l1: vec![l1.map(|(number, min)| table(Level::L1, 5 + number as u64, min, min)).collect()],
+        l2: vec![table(Level::L2, 1, "a", "z")],
+    };
+    let choice = choose_from(&levels, &[], OPTIONS).unwrap();
+    assert_eq!((choice.from, choice.target), (Level::L1, Level::L2));
+    let mut levels = levels;
+    levels.l1[0].truncate(2);
+    assert_eq!(choose_from(&levels, &[], OPTIONS).unwrap().from, Level::L0, "L1 is small enough again");
+}
+
+#[test]
 fn tables_that_overlap_nothing_move_oldest_first() {
     let levels = Levels {
         l0: vec![table(Level::L0, 5, "e", "f"), table(Level::L0, 4, "c", "d"), table(Level::L0, 3, "c", "d")],
