@@ -259,7 +259,8 @@ impl Tree {
     /// # Errors
     /// `NoSpace`, `Io`, `Poisoned` from the manifest; `Busy` after [`Tree::revoke`]. Nothing has changed.
     pub fn install_compaction(&self, output: CompactionOutput) -> Result<CompactionDone> {
-        let CompactionOutput { choice, inputs, run, mut merged, _mark } = output;
+        // NOTE: the mark first, so that it is dropped last: a tree is at rest when the inputs' files are gone.
+        let CompactionOutput { _mark, choice, inputs, run, mut merged } = output;
         let added = if choice.is_move {
             let moved = |table: &Arc<TableHandle>| {
                 table.moved(TableRecord { level: choice.target, run, ..TableRecord::clone(table.record()) })
