@@ -46,8 +46,9 @@ pub struct NodeOptions {
     pub read_workers: usize,
     /// How tables are merged. Default: [`CompactionStrategy::Leveled`].
     pub strategy: CompactionStrategy,
-    /// How many L0 tables of a shard start a compaction into L1. Default: 4. A get that misses memory
-    /// consults up to this many filters more as it grows; each byte is rewritten less often.
+    /// How many L0 tables of a shard start a compaction into L1. Default: 4. Up to three times as many wait until they
+    /// are worth rewriting L1. A get that misses memory consults so many filters more as it grows; each byte is
+    /// rewritten less often.
     pub l0_trigger: usize,
     /// Where a compaction starts another output table, in bytes. Default: 32 MiB. One compaction's size and
     /// the space it needs for a while grow with it, the number of files shrinks.
@@ -59,8 +60,8 @@ pub struct NodeOptions {
     pub compression: [Compression; 3],
     /// Filter bits per key; 0 means no filters. Default: 10, about 1 % false positives.
     pub filter_bits_per_key: u32,
-    /// WAL frame bodies above this many bytes are compressed with LZ4; `None`: never. Default: 4 KiB, so that single
-    /// small writes are not, and batches are: it costs 7 % of their rate, and saves a quarter of the log's bytes.
+    /// WAL frame bodies above this many bytes are compressed with LZ4; `None`: never. Default: 4 KiB, so that a lone
+    /// small write's is not, and those of batches, of large values and of many writes that waited together are.
     pub wal_compress_above: Option<u64>,
 }
 

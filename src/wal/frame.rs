@@ -1,4 +1,4 @@
-//! The frame: one request's part of the log, as it lies in a segment file.
+//! The frame: one turn's data, or its part of a batch, as it lies in a segment file.
 //!
 //! ```text
 //! offset size
