@@ -28,7 +28,7 @@ pub struct NodeOptions {
     pub memtable_bytes: u64,
     /// Bound for the node's block cache in bytes. Default: 256 MiB.
     pub block_cache_bytes: u64,
-    /// Bound for the tables' filters and indexes held in memory, in bytes. Default: 128 MiB. Past it, tables that
+    /// Bound for the tables' filters and indexes held in memory, in bytes. Default: 512 MiB. Past it, tables that
     /// were not used for a while give theirs up; a get that comes to one reads them again.
     pub filter_bytes_max: u64,
     /// Bound for admitted requests that wait for a shard, in bytes of keys and values. Default: 64 MiB.
@@ -75,7 +75,7 @@ impl Default for NodeOptions {
             pin_cores: false,
             memtable_bytes: 64 << 20,
             block_cache_bytes: 256 << 20,
-            filter_bytes_max: 128 << 20,
+            filter_bytes_max: 512 << 20,
             queue_bytes: 64 << 20,
             io_budget: IoBudget::Auto,
             max_open_files: 0,

@@ -47,7 +47,7 @@ pub struct MemorySection {
     /// Bytes for the block cache, at least 64 KiB. Default: 256 MiB.
     #[garde(custom(size(64 * KIB, TIB)))]
     pub block_cache_bytes: u64,
-    /// Bytes for the tables' filters and indexes, at least 64 KiB. Default: 128 MiB.
+    /// Bytes for the tables' filters and indexes, at least 64 KiB. Default: 512 MiB.
     #[garde(custom(size(64 * KIB, TIB)))]
     pub filter_bytes_max: u64,
     /// Bytes of requests that wait for a shard, at least 64 KiB. Default: 64 MiB.
