@@ -66,7 +66,7 @@ pub use {
     node::{
         Change, ChangeFn, Clock, CompactionStrategy, Coordinator, Durability, Env, Expected, IoBudget,
         MAX_BATCH_BYTES, Node, NodeOptions, NodeStats, Pair, Permit, PutOptions, Random, Scan, ShardStats,
-        Step, StepDone, SystemClock, SystemRandom, SystemThreads, Threads, WriteBatch, blocking,
+        Snapshot, Step, StepDone, SystemClock, SystemRandom, SystemThreads, Threads, WriteBatch, blocking,
     },
     settings::*,
 };

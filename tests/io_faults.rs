@@ -18,7 +18,10 @@ mod report;
 #[path = "support/sim_node.rs"]
 mod sim_node;
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
+};
 
 use dbex::{
     Clock, Durability, Error, ErrorKind, PutOptions, Result, Step, StepDone, SystemClock, WriteBatch,
@@ -518,6 +521,49 @@ fn after_a_reopening_that_failed_every_shard_says_so_and_waits_for_the_next() {
     }
     node.reopen_shards().unwrap();
     (0..SHARDS).for_each(|shard| node.put_with(Writer::key_of(shard), "value", synced()).unwrap());
+    node.close().unwrap();
+}
+
+#[test]
+fn nobody_sees_half_a_batch_while_shards_are_reopened() {
+    let watchdog = Watchdog::new(HANGS_AFTER, String::new);
+    let disk = sim_node::disk(7);
+    let mut options = sim_node::options(&mut Random::new(7));
+    options.sync_interval = Duration::from_hours(1);
+    let node = open(&disk, &options, 7).unwrap();
+    let keys: Vec<_> = (0..SHARDS).map(Writer::key_of).collect();
+    let batch = |round: u32| {
+        let mut batch = WriteBatch::new();
+        for key in &keys {
+            batch.put(key, round.to_string());
+        }
+        batch.durability(Durability::Synced);
+        node.write(batch)
+    };
+    batch(0).unwrap();
+    let (done, seen) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let Ok(values) = node.multi_get(&keys) else { continue };
+                    assert!(values.windows(2).all(|pair| pair[0] == pair[1]), "half a batch: {values:?}");
+                    seen.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        for round in 1..=60 {
+            watchdog.at(format!("round {round}"));
+            let path = format!("shard-{:04}/wal", round % SHARDS);
+            disk.fail(FaultRule::new(Fault::Sync(SyncLoss::NothingLost)).on(&[OpKind::Sync]).path(&path));
+            assert_eq!(batch(round).unwrap_err().kind(), ErrorKind::Poisoned);
+            disk.clear_faults();
+            node.reopen_shards().unwrap();
+            batch(round).unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!(seen.into_inner() > 60);
     node.close().unwrap();
 }
 

@@ -171,6 +171,7 @@ fn a_lone_write_that_panics_fails_its_shard_and_the_next_one_is_whole() {
         pollster::block_on(node.put_with("key", value, buffered))
     };
     put("before").unwrap();
+    let held = scene.node.snapshot().unwrap();
     // A write of a task looks at the clock before it is appended.
     scene.clock.plant(thread::current().name().unwrap());
     assert_eq!(put("lost").unwrap_err().kind(), ErrorKind::Internal);
@@ -180,6 +181,9 @@ fn a_lone_write_that_panics_fails_its_shard_and_the_next_one_is_whole() {
     assert_eq!(scene.node.get("key").unwrap().as_deref(), Some(&b"before"[..]));
     scene.until("a shard that takes writes", || put("after").is_ok());
     assert_eq!(scene.node.get("key").unwrap().as_deref(), Some(&b"after"[..]));
+    assert_eq!(held.get("key").unwrap().as_deref(), Some(&b"before"[..]), "of the life before");
+    let latest = scene.node.snapshot().unwrap();
+    assert_eq!(latest.get("key").unwrap().as_deref(), Some(&b"after"[..]));
     drop(node);
     scene.node.close().unwrap();
 }

@@ -1,4 +1,4 @@
-//! A batch taken apart: which of its writes go to which shard.
+//! A batch taken apart: which of its writes and conditions go to which shard.
 
 use std::{
     collections::HashMap,
@@ -6,7 +6,7 @@ use std::{
     ops::Range,
 };
 
-use super::{router::Router, write_batch::WriteBatch};
+use super::{conditions::ConditionBase, router::Router, write_batch::WriteBatch};
 use crate::{key::KeyHash, tree::WriteOp};
 
 /// A batch and its participants, ascending. Of several writes of one key only the last is left.
@@ -14,8 +14,37 @@ use crate::{key::KeyHash, tree::WriteOp};
 pub(super) struct BatchParts {
     batch: WriteBatch,
     writes: Vec<RoutedWrite>,
-    /// Each participant's writes, as a range of `writes`.
-    parts: Vec<(usize, Range<usize>)>,
+    conditions: Vec<RoutedCondition>,
+    parts: Vec<Part>,
+}
+
+/// What one participant has of a batch, as ranges of the writes and of the conditions; either may be empty.
+#[derive(Debug)]
+struct Part {
+    shard: usize,
+    writes: Range<usize>,
+    conditions: Range<usize>,
+}
+
+/// Where a condition of a batch is judged.
+#[derive(Debug)]
+struct RoutedCondition {
+    shard: usize,
+    number: usize,
+    hash: KeyHash,
+    /// What was read for it before the turn.
+    base: Option<ConditionBase>,
+}
+
+/// A condition as a participant judges it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Condition<'a> {
+    pub shard: usize,
+    pub hash: KeyHash,
+    pub key: &'a [u8],
+    /// The value it must have; `None`: it must be absent.
+    pub expected: Option<&'a [u8]>,
+    pub base: Option<ConditionBase>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -58,34 +87,91 @@ impl BatchParts {
             .collect();
         keep_last(&batch, &mut writes);
         writes.sort_unstable_by_key(|write| (write.shard, write.number));
-        let mut parts: Vec<(usize, Range<usize>)> = Vec::new();
-        for (place, write) in writes.iter().enumerate() {
-            match parts.last_mut() {
-                Some((shard, range)) if *shard == write.shard => range.end = place + 1,
-                _ => parts.push((write.shard, place..place + 1)),
-            }
-        }
-        Self { batch, writes, parts }
+        let route = |(number, (key, _))| {
+            let hash = router.hash(key);
+            RoutedCondition { shard: router.shard(hash), number, hash, base: None }
+        };
+        let mut conditions: Vec<_> = batch.conditions().enumerate().map(route).collect();
+        conditions.sort_by_key(|condition| condition.shard);
+        let parts = parts_of(&writes, &conditions);
+        Self { batch, writes, conditions, parts }
     }
 
     /// The participants, ascending.
     pub(super) fn shards(&self) -> impl Iterator<Item = usize> + Clone {
-        self.parts.iter().map(|(shard, _)| *shard)
+        self.parts.iter().map(|part| part.shard)
+    }
+
+    /// Those that something is written to.
+    pub(super) fn written_shards(&self) -> impl Iterator<Item = usize> + Clone {
+        self.parts.iter().filter(|part| !part.writes.is_empty()).map(|part| part.shard)
+    }
+
+    /// Bytes of all keys and values.
+    pub(super) fn bytes(&self) -> usize {
+        self.batch.bytes()
     }
 
     /// How many writes the participant with the most of them has.
     pub(super) fn longest(&self) -> usize {
-        self.parts.iter().map(|(_, range)| range.len()).max().unwrap_or_default()
+        self.parts.iter().map(|part| part.writes.len()).max().unwrap_or_default()
     }
 
     /// The writes of one participant, in their order.
     pub(super) fn writes_of(&self, shard: usize) -> impl Iterator<Item = WriteOp<'_>> {
-        let part = self.parts.iter().find(|(other, _)| *other == shard);
-        let writes = part.and_then(|(_, range)| self.writes.get(range.clone())).unwrap_or_default();
-        writes.iter().map(|write| {
+        let writes = self.part(shard).and_then(|part| self.writes.get(part.writes.clone()));
+        writes.unwrap_or_default().iter().map(|write| {
             let (key, value) = self.batch.write(write.number);
             WriteOp::new(write.hash, key, value)
         })
+    }
+
+    /// How many conditions there are.
+    pub(super) fn conditions(&self) -> usize {
+        self.conditions.len()
+    }
+
+    /// One of all conditions.
+    pub(super) fn condition(&self, place: usize) -> Option<Condition<'_>> {
+        self.conditions.get(place).map(|routed| self.condition_of(routed))
+    }
+
+    /// The conditions that one participant judges.
+    pub(super) fn conditions_of(&self, shard: usize) -> impl Iterator<Item = Condition<'_>> {
+        let conditions = self.part(shard).and_then(|part| self.conditions.get(part.conditions.clone()));
+        conditions.unwrap_or_default().iter().map(|routed| self.condition_of(routed))
+    }
+
+    /// Notes what was read for a condition.
+    pub(super) fn set_base(&mut self, place: usize, base: ConditionBase) {
+        if let Some(condition) = self.conditions.get_mut(place) {
+            condition.base = Some(base);
+        }
+    }
+
+    fn condition_of(&self, routed: &RoutedCondition) -> Condition<'_> {
+        let &RoutedCondition { shard, number, hash, base } = routed;
+        let (key, expected) = self.batch.condition(number);
+        Condition { shard, hash, key, expected, base }
+    }
+
+    fn part(&self, shard: usize) -> Option<&Part> {
+        let place = self.parts.binary_search_by_key(&shard, |part| part.shard).ok()?;
+        self.parts.get(place)
+    }
+}
+
+/// The participants of writes and conditions that are sorted by their shards.
+fn parts_of(writes: &[RoutedWrite], conditions: &[RoutedCondition]) -> Vec<Part> {
+    let (mut written, mut required) = (0, 0);
+    let mut parts = vec![];
+    loop {
+        let next = [writes.get(written).map(|w| w.shard), conditions.get(required).map(|c| c.shard)];
+        let Some(shard) = next.into_iter().flatten().min() else { return parts };
+        let (from_write, from_condition) = (written, required);
+        written += writes.iter().skip(written).take_while(|write| write.shard == shard).count();
+        required += conditions.iter().skip(required).take_while(|asked| asked.shard == shard).count();
+        parts.push(Part { shard, writes: from_write..written, conditions: from_condition..required });
     }
 }
 
@@ -135,6 +221,41 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn each_condition_goes_to_its_shard(
+            writes in proptest::collection::vec((0u8..20, proptest::option::of(any::<u8>())), 0..20),
+            required in proptest::collection::vec((0u8..40, proptest::option::of(any::<u8>())), 0..40),
+            shards in 1u32..9,
+        ) {
+            let router = Router { hash_seed: 7, shards };
+            let mut batch = batch(&writes);
+            for (key, value) in &required {
+                match value {
+                    Some(value) => batch.require([*key], [*value]),
+                    None => batch.require_absent([*key]),
+                };
+            }
+            let parts = BatchParts::new(batch, router);
+            let participants: Vec<_> = parts.shards().collect();
+            prop_assert!(participants.is_sorted_by(|a, b| a < b), "ascending, each once");
+            let mut found = vec![];
+            for shard in participants {
+                let before = found.len();
+                found.extend(parts.conditions_of(shard).map(|condition| {
+                    assert_eq!((router.shard(condition.hash), condition.shard), (shard, shard));
+                    assert_eq!(condition.hash, router.hash(condition.key));
+                    (condition.key[0], condition.expected.map(|value| value[0]))
+                }));
+                let is_written = parts.writes_of(shard).next().is_some();
+                prop_assert!(found.len() > before || is_written);
+                prop_assert_eq!(parts.written_shards().any(|written| written == shard), is_written);
+            }
+            let mut required = required;
+            required.sort_unstable();
+            found.sort_unstable();
+            prop_assert_eq!(found, required);
+        }
+
         #[test]
         fn the_last_write_of_each_key_goes_to_its_shard(
             writes in proptest::collection::vec((0u8..20, proptest::option::of(any::<u8>())), 0..60),

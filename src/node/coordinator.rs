@@ -106,15 +106,15 @@ impl Coordinator {
         };
         let Ok(shard) = self.core.shard(index) else { return false };
         let Some(grant) = self.core.grants.take(class, &shard.jobs) else { return false };
-        let (watermark, now_ms) = (self.core.seqno_watermark(), self.core.now_ms());
+        let floor = self.core.read_floor();
         let core = Arc::clone(&self.core);
         // NOTE: there is room for every job that has a grant; a plan that is refused gives back what it took.
         let submitted = match class {
-            IoClass::Flush => shard.tree.plan_flush(watermark, now_ms).map(|plan| {
+            IoClass::Flush => shard.tree.plan_flush(floor.at, self.core.now_ms()).map(|plan| {
                 let job = Box::new(move || drop(jobs::flush(&core, &shard, plan, grant)));
                 self.core.pools.flush.try_submit(job)
             }),
-            IoClass::Compaction => shard.tree.plan_compaction(watermark, now_ms).map(|plan| {
+            IoClass::Compaction => shard.tree.plan_compaction(floor.at, floor.now_ms).map(|plan| {
                 let job = Box::new(move || drop(jobs::compact(&core, &shard, plan, grant)));
                 self.core.pools.compaction.try_submit(job)
             }),

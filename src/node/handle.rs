@@ -11,7 +11,9 @@ use super::{
     open,
     options::{Durability, NodeOptions},
     put_options::PutOptions,
+    read_path,
     scan::Scan,
+    snapshot::Snapshot,
     stats::NodeStats,
     step::{Change, Step, StepDone},
     update,
@@ -186,13 +188,13 @@ impl Node {
     /// `Invalid`, `Closed`, `Io`, `Corruption`.
     pub fn get(&self, key: impl AsRef<[u8]>) -> impl Future<Output = Result<Option<Bytes>>> + Send + 'static {
         let (node, key) = (self.clone(), copy(key));
-        async move { node.core().get_async(key).await }
+        async move { read_path::get_async(node.core(), key).await }
     }
 
-    /// The values of keys, in their order.
+    /// The values of keys, in their order, all as of one moment: of a batch all or nothing is seen.
     ///
     /// # Errors
-    /// As [`Node::get`].
+    /// As [`Node::get`]; `Busy` while a shard of the keys is being re-opened.
     pub fn multi_get<K: AsRef<[u8]>>(
         &self,
         keys: impl IntoIterator<Item = K>,
@@ -201,10 +203,21 @@ impl Node {
         async move { node.core().multi_get_async(keys).await }
     }
 
+    /// The node as it is now, to be read from later: see [`Snapshot`]. No writer waits for it; it waits for the turns
+    /// that are under way, which is for a sync at most.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub fn snapshot(&self) -> impl Future<Output = Result<Snapshot>> + Send + 'static {
+        let node = self.clone();
+        async move { node.core().snapshot().await.map(Snapshot::new) }
+    }
+
     /// Writes a batch: all of it or nothing, over all shards, also across a crash.
     ///
     /// # Errors
-    /// As [`Node::put`].
+    /// As [`Node::put`], also where only a condition is on a shard that refuses writes. `Conflict` when a condition does
+    /// not hold; then nothing was written.
     pub fn write(&self, batch: WriteBatch) -> impl Future<Output = Result<()>> + Send + 'static {
         let node = self.clone();
         async move { node.core().write_batch(batch, Caller::Async, None).await }
@@ -279,7 +292,7 @@ impl Node {
 
     /// Scans a range in key order over all shards; see [`Scan`] for prefix, reverse and limit.
     pub fn scan(&self, range: impl Into<KeyRange>) -> Scan {
-        Scan::new(Arc::clone(self.core()), range.into())
+        Scan::new(Arc::clone(self.core()), range.into(), None)
     }
 
     /// On return every write acked before the call is on stable storage.

@@ -85,7 +85,8 @@ impl NodeCore {
         for index in 0..self.shards.len() {
             let shard = self.shard(index)?;
             self.wait_until(&shard, &[IoClass::Flush, IoClass::Compaction], |shard| {
-                shard.tree.is_at_rest(self.seqno_watermark(), self.now_ms())
+                let floor = self.read_floor();
+                shard.tree.is_at_rest(floor.at, floor.now_ms)
             })
             .await?;
         }
@@ -158,7 +159,8 @@ impl NodeCore {
             self.lifecycle.check_open()?;
             shard.check_takes_writes()?;
             if let Some(grant) = self.grants.take(IoClass::Compaction, &shard.jobs) {
-                match shard.tree.plan_full_compaction(range, bound, self.seqno_watermark(), self.now_ms()) {
+                let floor = self.read_floor();
+                match shard.tree.plan_full_compaction(range, bound, floor.at, floor.now_ms) {
                     // NOTE: nothing is all that a shard that has just failed plans, too.
                     FullCompaction::Nothing => return shard.check_takes_writes(),
                     FullCompaction::Busy => {}

@@ -29,7 +29,9 @@ use super::{
     coordinator::Coordinator,
     node_core::NodeCore,
     options::Durability,
+    read_path,
     scan::{Pair, ScanPlan, ShardsScan},
+    snapshot::Snapshot,
     stats::NodeStats,
     write_batch::WriteBatch,
     write_path::Caller,
@@ -190,6 +192,10 @@ macro_rules! plain_message {
     };
 }
 plain_message!(
+    /// Takes a snapshot of the node. Reply: it, to be read from directly.
+    TakeSnapshot -> Snapshot
+);
+plain_message!(
     /// Makes every write acked before it durable. Reply: done.
     Sync -> ()
 );
@@ -234,7 +240,7 @@ macro_rules! answer {
     };
 }
 
-answer!(Get => Option<Bytes>, |core, message| core.get_async(message.key).await);
+answer!(Get => Option<Bytes>, |core, message| read_path::get_async(&core, message.key).await);
 answer!(MultiGet => Vec<Option<Bytes>>, |core, message| core.multi_get_async(message.keys).await);
 answer!(Put => (), |core, message| {
     let Put { key, value, durability, permit: carried } = message;
@@ -254,13 +260,14 @@ answer!(Write => (), |core, message| {
 });
 answer!(Scan => Vec<Pair>, |core, message| {
     let plan = ScanPlan { range: message.range, reverse: message.reverse, limit: message.limit };
-    let scanned = Arc::clone(&core);
+    let snapshot = core.snapshot().await?;
     core.pools.read.run(move || {
-        let mut scan = ShardsScan::open(&scanned, &plan)?;
+        let mut scan = ShardsScan::open(&snapshot, &plan)?;
         std::iter::from_fn(|| scan.next().transpose()).collect()
     })
     .await?
 });
+answer!(TakeSnapshot => Snapshot, |core, _message| core.snapshot().await.map(Snapshot::new));
 answer!(Compact => (), |core, message| core.compact_range(message.range, Caller::Async).await);
 answer!(Sync => (), |core, _message| core.sync_all().await);
 answer!(Flush => (), |core, _message| core.flush_all(Caller::Async).await);

@@ -13,7 +13,7 @@ use std::{
 
 use actix::Addr;
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 
 use super::{
@@ -29,6 +29,7 @@ use super::{
     options::NodeOptions,
     router::Router,
     shard_core::ShardCore,
+    snapshots::Snapshots,
     workers::WorkerPool,
 };
 use crate::{
@@ -65,12 +66,17 @@ pub(super) struct NodeCore {
     pub threads: Mutex<Vec<JoinHandle<()>>>,
     /// Held while shards are re-opened, one call after the other.
     pub reopening: Mutex<()>,
+    /// Held while new lives of shards take their places, and by who must not find some of them and the last lives of
+    /// others.
+    pub places: RwLock<()>,
     pub lifecycle: Lifecycle,
     /// Moves on whenever a background job ends or a shard changes; what waits for background work watches it.
     pub progress: watch::Sender<u64>,
     /// Wakes writers that wait for a flush to give memory back.
     pub memory_freed: Notify,
     pub counters: Counters,
+    /// The positions that snapshots read at.
+    pub snapshots: Arc<Snapshots>,
     next_seqno: AtomicU64,
     /// The clock's high-water mark: the node's time never goes backwards.
     clock_ms: AtomicU64,
@@ -192,10 +198,12 @@ impl NodeCore {
             system: OnceLock::new(),
             threads: Mutex::default(),
             reopening: Mutex::new(()),
+            places: RwLock::new(()),
             lifecycle: Lifecycle::new(parts.lock),
             progress: watch::Sender::new(0),
             memory_freed: Notify::new(),
             counters: Counters::default(),
+            snapshots: Arc::default(),
             next_seqno: AtomicU64::new(parts.next_seqno.get()),
             clock_ms: AtomicU64::new(parts.clock_high_ms),
             options,
@@ -224,7 +232,7 @@ impl NodeCore {
         self.shards.iter().filter_map(|slot| slot.load().open().ok().cloned())
     }
 
-    /// Takes `count` sequence numbers; returns the first.
+    /// Takes `count` sequence numbers for turns that [have begun](super::in_flight::InFlight::begin); returns the first.
     pub(super) fn take_seqnos(&self, count: u64) -> SeqNo {
         SeqNo(self.next_seqno.fetch_add(count, Ordering::AcqRel))
     }

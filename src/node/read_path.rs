@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{node_core::NodeCore, write_path::Caller};
+use super::{node_core::NodeCore, snapshot::SnapshotCore, workers::WorkerPool, write_path::Caller};
 use crate::{
     error::{Error, Result},
     ids::SeqNo,
@@ -15,12 +15,25 @@ use crate::{
     tree::{ReadView, is_visible},
 };
 
-impl NodeCore {
+/// What keys can be looked up in: the node as it is, or as it was.
+pub(super) trait PointReads: Send + Sync + 'static {
+    /// What is stored of a key.
+    ///
+    /// # Errors
+    /// `Invalid`, `Closed`, `Busy`, `Io`, `Corruption`.
+    fn look_up(&self, key: &[u8], mode: ReadMode) -> Result<Lookup>;
+
+    /// What a reader sees of it.
+    fn visible(&self, lookup: Lookup) -> Option<Bytes>;
+
+    /// Who reads what has to be waited for.
+    fn workers(&self) -> &WorkerPool;
+
     /// The value of a key, reading the disk on this thread if it must.
     ///
     /// # Errors
-    /// `Invalid`, `Closed`, `Io`, `Corruption`.
-    pub(super) fn get_blocking(&self, key: &[u8]) -> Result<Option<Bytes>> {
+    /// As [`PointReads::look_up`]'s.
+    fn get_blocking(&self, key: &[u8]) -> Result<Option<Bytes>> {
         match self.look_up(key, ReadMode::Blocking)? {
             Lookup::WouldBlock => Err(Error::internal("a blocking read would block")),
             lookup => Ok(self.visible(lookup)),
@@ -28,52 +41,108 @@ impl NodeCore {
     }
 
     /// The value of a key; `Err(())` inside when a thread that may wait must look.
+    ///
+    /// # Errors
+    /// As [`PointReads::look_up`]'s.
     fn get_now(&self, key: &[u8]) -> Result<std::result::Result<Option<Bytes>, ()>> {
         match self.look_up(key, ReadMode::NoWait)? {
             Lookup::WouldBlock => Ok(Err(())),
             lookup => Ok(Ok(self.visible(lookup))),
         }
     }
+}
 
-    /// The value of a key, for an async caller.
-    ///
-    /// # Errors
-    /// `Invalid`, `Closed`, `Io`, `Corruption`.
-    pub(super) async fn get_async(self: &Arc<Self>, key: Bytes) -> Result<Option<Bytes>> {
-        if let Ok(value) = self.get_now(&key)? {
-            return Ok(value);
+/// The value of a key, for an async caller.
+///
+/// # Errors
+/// As [`PointReads::look_up`]'s.
+pub(super) async fn get_async<R: PointReads>(reads: &Arc<R>, key: Bytes) -> Result<Option<Bytes>> {
+    if let Ok(value) = reads.get_now(&key)? {
+        return Ok(value);
+    }
+    let from = Arc::clone(reads);
+    reads.workers().run(move || from.get_blocking(&key)).await?
+}
+
+/// The values of keys, in their order; what is cold is read by one worker, in one go.
+///
+/// # Errors
+/// As [`PointReads::look_up`]'s.
+pub(super) async fn multi_get_async<R: PointReads>(
+    reads: &Arc<R>,
+    keys: Vec<Bytes>,
+) -> Result<Vec<Option<Bytes>>> {
+    let mut values = Vec::with_capacity(keys.len());
+    let mut cold = vec![];
+    for (place, key) in keys.iter().enumerate() {
+        values.push(reads.get_now(key)?.unwrap_or_else(|()| {
+            cold.push((place, key.clone()));
+            None
+        }));
+    }
+    if cold.is_empty() {
+        return Ok(values);
+    }
+    let from = Arc::clone(reads);
+    let read = reads.workers().run(move || {
+        let read = cold.into_iter().map(|(place, key)| Ok((place, from.get_blocking(&key)?)));
+        read.collect::<Result<Vec<_>>>()
+    });
+    for (place, value) in read.await?? {
+        if let Some(slot) = values.get_mut(place) {
+            *slot = value;
         }
-        let core = Arc::clone(self);
-        self.pools.read.run(move || core.get_blocking(&key)).await?
+    }
+    Ok(values)
+}
+
+impl PointReads for NodeCore {
+    fn look_up(&self, key: &[u8], mode: ReadMode) -> Result<Lookup> {
+        check_key(key)?;
+        self.lifecycle.check_open()?;
+        let hash = self.router.hash(key);
+        let slot = self.shards.get(self.router.shard(hash)).ok_or_else(Error::closed)?;
+        slot.load().open()?.tree.get(hash, key, SeqNo::MAX, mode)
     }
 
-    /// The values of keys, in their order; what is cold is read by one worker, in one go.
+    fn visible(&self, lookup: Lookup) -> Option<Bytes> {
+        let Lookup::Found(entry) = lookup else { return None };
+        let now_ms = if entry.expires_at_ms.is_some() { self.now_ms() } else { 0 };
+        is_visible(entry.kind, entry.expires_at_ms, now_ms).then_some(entry.value)
+    }
+
+    fn workers(&self) -> &WorkerPool {
+        &self.pools.read
+    }
+}
+
+impl NodeCore {
+    /// The values of keys, in their order, all as of one moment.
     ///
     /// # Errors
-    /// `Invalid`, `Closed`, `Io`, `Corruption`.
+    /// As [`PointReads::look_up`]'s.
     pub(super) async fn multi_get_async(self: &Arc<Self>, keys: Vec<Bytes>) -> Result<Vec<Option<Bytes>>> {
-        let mut values = Vec::with_capacity(keys.len());
-        let mut cold = vec![];
-        for (place, key) in keys.iter().enumerate() {
-            values.push(self.get_now(key)?.unwrap_or_else(|()| {
-                cold.push((place, key.clone()));
-                None
-            }));
+        if keys.len() < 2 {
+            return multi_get_async(self, keys).await;
         }
-        if cold.is_empty() {
-            return Ok(values);
-        }
-        let core = Arc::clone(self);
-        let read = self.pools.read.run(move || {
-            let read = cold.into_iter().map(|(place, key)| Ok((place, core.get_blocking(&key)?)));
-            read.collect::<Result<Vec<_>>>()
-        });
-        for (place, value) in read.await?? {
-            if let Some(slot) = values.get_mut(place) {
-                *slot = value;
+        multi_get_async(&self.snapshot_for(&keys).await?, keys).await
+    }
+
+    /// What several keys are read from together: the node at one moment, as far as the keys' shards go.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub(super) async fn snapshot_for<K: AsRef<[u8]>>(
+        self: &Arc<Self>,
+        keys: &[K],
+    ) -> Result<Arc<SnapshotCore>> {
+        let mut wanted = vec![false; self.shards.len()];
+        for key in keys {
+            if let Some(wanted) = wanted.get_mut(self.router.shard(self.router.hash(key.as_ref()))) {
+                *wanted = true;
             }
         }
-        Ok(values)
+        self.snapshot_of(|index| wanted.get(index).copied().unwrap_or(false)).await
     }
 
     /// What a view says of a key, memory and tables together; for the base of an update.
@@ -93,19 +162,5 @@ impl NodeCore {
             lookup => lookup,
         };
         Ok(self.visible(lookup))
-    }
-
-    fn look_up(&self, key: &[u8], mode: ReadMode) -> Result<Lookup> {
-        check_key(key)?;
-        self.lifecycle.check_open()?;
-        let hash = self.router.hash(key);
-        let slot = self.shards.get(self.router.shard(hash)).ok_or_else(Error::closed)?;
-        slot.load().open()?.tree.get(hash, key, SeqNo::MAX, mode)
-    }
-
-    fn visible(&self, lookup: Lookup) -> Option<Bytes> {
-        let Lookup::Found(entry) = lookup else { return None };
-        let now_ms = if entry.expires_at_ms.is_some() { self.now_ms() } else { 0 };
-        is_visible(entry.kind, entry.expires_at_ms, now_ms).then_some(entry.value)
     }
 }

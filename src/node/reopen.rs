@@ -94,6 +94,7 @@ fn reopen(core: &NodeCore, places: &[usize], old: &[Arc<ShardCore>], all: bool) 
     }
     let mut started = 0;
     let mut result = Ok(());
+    let _all_at_once = core.places.write();
     for (index, shard) in recovered.shards {
         match shard {
             Ok((tree, writer)) => {

@@ -24,8 +24,8 @@ pub(super) struct WriteRequest {
 pub(super) enum Work {
     /// Steps that are independent of each other, in this order.
     Steps { steps: Vec<TurnStep>, reply: oneshot::Sender<Vec<StepResult>> },
-    /// Writes that happen all or not at all, all of them here.
-    Batch { parts: BatchParts, reply: oneshot::Sender<Result<()>> },
+    /// Writes that happen all or not at all, all of them here, and so their conditions.
+    Batch { parts: BatchParts, reply: oneshot::Sender<BatchAnswer> },
     /// Seals the active memtable.
     Seal { reply: oneshot::Sender<Result<()>> },
     /// Nothing but a turn, whose end looks after what was asked of the shard.
@@ -61,6 +61,13 @@ impl Base {
     }
 }
 
+/// What becomes of a batch.
+pub(super) enum BatchAnswer {
+    Done(Result<()>),
+    /// A flush has moved what was read for its conditions: read it again and hand the batch in again.
+    Stale(BatchParts),
+}
+
 pub(super) enum StepResult {
     Done(StepDone),
     Failed(Error),
@@ -75,7 +82,10 @@ impl WriteRequest {
             Work::Steps { steps, reply } => {
                 let _ = reply.send(steps.iter().map(|_| StepResult::Failed(error.clone())).collect());
             }
-            Work::Batch { reply, .. } | Work::Seal { reply } => {
+            Work::Batch { reply, .. } => {
+                let _ = reply.send(BatchAnswer::Done(Err(error.clone())));
+            }
+            Work::Seal { reply } => {
                 let _ = reply.send(Err(error.clone()));
             }
             Work::Nudge => {}

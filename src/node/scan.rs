@@ -11,10 +11,9 @@ use std::{
 use bytes::Bytes;
 use futures_core::Stream;
 
-use super::node_core::NodeCore;
+use super::{node_core::NodeCore, snapshot::SnapshotCore};
 use crate::{
     error::{Error, Result},
-    ids::SeqNo,
     key::KeyRange,
     tree::{LoserTree, PairBatch, TreeScan},
 };
@@ -92,20 +91,19 @@ fn is_before(heads: &[Head], reverse: bool, a: usize, b: usize) -> bool {
 }
 
 impl ShardsScan {
-    /// Opens a scan of every shard. Sorts what was written since the last scan.
+    /// Opens a scan of every shard. Sorts what was written since the last scan. It does not need the snapshot
+    /// afterwards.
     ///
     /// # Errors
-    /// `Invalid` for an inverted range; why a shard is not open; `Io`; `Corruption`.
-    pub(super) fn open(core: &NodeCore, plan: &ScanPlan) -> Result<Self> {
+    /// `Invalid` for an inverted range; why a shard cannot be read from; `Io`; `Corruption`.
+    pub(super) fn open(snapshot: &SnapshotCore, plan: &ScanPlan) -> Result<Self> {
         let &ScanPlan { ref range, reverse, limit } = plan;
         range.check()?;
-        core.lifecycle.check_open()?;
-        let now_ms = core.now_ms();
         let open = |index| {
-            let scan = core.shard(index)?.tree.scan(range, reverse, SeqNo::MAX, now_ms);
+            let scan = snapshot.scan_shard(index, range, reverse)?;
             Ok(Head { scan, batch: PairBatch::default(), at: 0 })
         };
-        let heads = (0..core.shards.len()).map(open).collect::<Result<Vec<_>>>()?;
+        let heads = (0..snapshot.shards()).map(open).collect::<Result<Vec<_>>>()?;
         let batch = if limit == usize::MAX { FIRST_BATCH } else { MAX_BATCH };
         let order = LoserTree::default();
         let mut scan = Self { heads, order, reverse, left: limit, batch, returned: false };
@@ -177,14 +175,16 @@ const MAX_CHUNK_BYTES: usize = 256 << 10;
 /// An ordered scan over all shards, as a stream of key and value. Nothing happens before the first poll; all
 /// work that may wait for the disk happens on the node's read workers, a chunk at a time.
 ///
-/// It sees each shard as it was when the stream was first polled, whatever is written, flushed or compacted meanwhile.
-/// While it is held it pins the tables it reads from.
+/// It sees all shards as they were at one moment, its snapshot's or that of the first poll, whatever is written,
+/// flushed or compacted meanwhile. While it is held it pins the memtables and tables that it reads from.
 pub struct Scan {
     plan: ScanPlan,
     state: State,
     ready: VecDeque<Pair>,
     chunk: usize,
     core: Arc<NodeCore>,
+    /// What is scanned; taken at the first poll otherwise.
+    snapshot: Option<Arc<SnapshotCore>>,
 }
 
 enum State {
@@ -205,9 +205,9 @@ struct Fetched {
 }
 
 impl Scan {
-    pub(super) fn new(core: Arc<NodeCore>, range: KeyRange) -> Self {
+    pub(super) fn new(core: Arc<NodeCore>, range: KeyRange, snapshot: Option<Arc<SnapshotCore>>) -> Self {
         let (plan, ready) = (ScanPlan::new(range), VecDeque::new());
-        Self { plan, state: State::Start, ready, chunk: FIRST_CHUNK, core }
+        Self { plan, state: State::Start, ready, chunk: FIRST_CHUNK, core, snapshot }
     }
 
     /// Only keys that begin with `prefix`, within the range. Call it before the first poll.
@@ -234,17 +234,31 @@ impl Scan {
     /// Starts the next fetch on a read worker.
     fn fetch(&mut self, scan: Option<ShardsScan>) {
         let (core, plan, chunk) = (Arc::clone(&self.core), self.plan.clone(), self.chunk);
+        let snapshot = self.snapshot.take();
         self.chunk = (self.chunk * 2).min(MAX_CHUNK);
         self.state = State::Fetching(Box::pin(async move {
-            let worker = Arc::clone(&core);
+            let start = match (&scan, snapshot) {
+                (Some(_), _) => None,
+                (None, Some(snapshot)) => Some(snapshot),
+                (None, None) => Some(core.snapshot().await?),
+            };
             core.pools
                 .read
-                .run(move || {
-                    let scan = scan.map_or_else(|| ShardsScan::open(&worker, &plan), Ok)?;
-                    Ok(take_chunk(scan, chunk))
-                })
+                .run(move || open_or_go_on(scan, start, &plan).map(|scan| take_chunk(scan, chunk)))
                 .await?
         }));
+    }
+}
+
+fn open_or_go_on(
+    scan: Option<ShardsScan>,
+    start: Option<Arc<SnapshotCore>>,
+    plan: &ScanPlan,
+) -> Result<ShardsScan> {
+    match (scan, start) {
+        (Some(scan), _) => Ok(scan),
+        (None, Some(snapshot)) => ShardsScan::open(&snapshot, plan),
+        (None, None) => Err(Error::internal("a scan of nothing")),
     }
 }
 

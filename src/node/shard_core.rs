@@ -18,6 +18,7 @@ use super::{
     env::Clock,
     grant::ShardJobs,
     health::{Health, Sickness},
+    in_flight::InFlight,
     job_failures::JobFailures,
     options::Durability,
     request::{Work, WriteRequest},
@@ -25,6 +26,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result},
+    ids::SeqNo,
     tree::{Tree, TreeWriter},
 };
 
@@ -43,6 +45,10 @@ pub(super) struct ShardCore {
     pub admission: Admission,
     pub jobs: Arc<ShardJobs>,
     gate: TurnGate,
+    /// Ended by the turn's drop.
+    pub in_flight: InFlight,
+    /// From which number on the memtable may hold a part of a write: a turn panicked.
+    torn_from: AtomicU64,
     /// IMPORTANT: locked only by whoever holds the gate, so it never waits.
     writer: Mutex<TreeWriter>,
     health: Health,
@@ -83,7 +89,18 @@ impl Wants {
 pub(super) struct Turn<'a> {
     // NOTE: dropped in this order: the writer is unlocked before the gate lets the next one in.
     pub writer: MutexGuard<'a, TreeWriter>,
+    in_flight: &'a InFlight,
     _permit: TurnPermit<'a>,
+    _wake: WakeSnapshots<'a>,
+}
+
+/// Wakes who waits for a turn's numbers, after the turn.
+struct WakeSnapshots<'a>(&'a InFlight);
+
+impl Drop for WakeSnapshots<'_> {
+    fn drop(&mut self) {
+        self.0.wake();
+    }
 }
 
 /// How often the end of revoked jobs is looked for; they end at their next chunk.
@@ -109,6 +126,8 @@ impl ShardCore {
             waiting,
             admission: Admission::new(queue_bytes),
             gate: TurnGate::new(),
+            in_flight: InFlight::new(),
+            torn_from: AtomicU64::new(u64::MAX),
             writer: Mutex::new(writer),
             health: Health::default(),
             recent_turn_ns: AtomicU64::new(0),
@@ -140,20 +159,35 @@ impl ShardCore {
         None
     }
 
+    /// Whether no turn is under way that may have a number below `bound`, after some looks: to be woken takes as long
+    /// as many turns. Not while the turn waits for the disk.
+    pub(super) fn is_past_soon(&self, bound: u64) -> bool {
+        let looks = if self.turn_syncs.load(Ordering::Relaxed) { 1 } else { *SPINS };
+        (0..looks).any(|look| {
+            if look > 0 {
+                std::hint::spin_loop();
+            }
+            self.in_flight.is_past(bound)
+        })
+    }
+
     /// Whether nothing waits in the inbox.
     pub(super) fn nobody_waits(&self) -> bool {
         self.inbox.is_empty()
     }
 
     pub(super) fn try_turn(&self) -> Option<Turn<'_>> {
-        let permit = self.gate.try_acquire()?;
-        Some(Turn { writer: self.writer.lock(), _permit: permit })
+        self.gate.try_acquire().map(|permit| self.turn_of(permit))
     }
 
     /// Takes the turn, waiting in the order of asking.
     pub(super) async fn turn(&self) -> Turn<'_> {
-        let permit = self.gate.acquire().await;
-        Turn { writer: self.writer.lock(), _permit: permit }
+        self.turn_of(self.gate.acquire().await)
+    }
+
+    fn turn_of<'a>(&'a self, permit: TurnPermit<'a>) -> Turn<'a> {
+        let in_flight = &self.in_flight;
+        Turn { writer: self.writer.lock(), in_flight, _permit: permit, _wake: WakeSnapshots(in_flight) }
     }
 
     /// Whether the shard and its tree take writes.
@@ -198,11 +232,29 @@ impl ShardCore {
         self.doubt_log(message, cause)
     }
 
-    /// A turn of the shard panicked.
+    /// A turn of the shard panicked. Whoever has that turn says so.
     pub(super) fn fail_for_panic(&self) {
+        self.torn_from.fetch_min(self.in_flight.lowest(), Ordering::Release);
+        self.health.fail(Sickness::Panicked, self.failed());
+    }
+
+    /// Whether the shard holds every write up to a position wholly or not at all.
+    ///
+    /// # Errors
+    /// Why the shard takes no writes: a turn below the position panicked.
+    pub(super) fn check_whole(&self, at: SeqNo) -> Result<()> {
+        if at.get() < self.torn_from.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let why = self.health.check().err().unwrap_or_else(|| self.failed());
+        Err(why.context(
+            "half a write may be there: read again when the shard is re-opened, with a new snapshot",
+        ))
+    }
+
+    fn failed(&self) -> Error {
         let index = self.index;
-        let error = format!("shard {index} has failed and is being re-opened: try again in a moment");
-        self.health.fail(Sickness::Panicked, Error::busy(error));
+        Error::busy(format!("shard {index} has failed and is being re-opened: try again in a moment"))
     }
 
     /// The shard panicked too often to be re-opened once more without being asked.
@@ -306,6 +358,7 @@ impl Drop for Turn<'_> {
     /// What was staged and not applied is forgotten: no later turn may write what this one refused.
     fn drop(&mut self) {
         self.writer.abandon();
+        self.in_flight.end();
     }
 }
 

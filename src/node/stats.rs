@@ -36,6 +36,10 @@ pub struct NodeStats {
     pub stalled: Duration,
     /// How often a shard was re-opened after a failure.
     pub reopens: u64,
+    /// Snapshots that are held.
+    pub snapshots: usize,
+    /// For how long the oldest of them has been; zero without one. Compaction keeps what was current then.
+    pub oldest_snapshot_age: Duration,
 }
 
 /// One shard.
@@ -61,6 +65,8 @@ impl NodeCore {
         self.lifecycle.check_open()?;
         let (active, sealed) = self.accountant.totals();
         let cache = self.cache.stats();
+        let held = self.snapshots.stats();
+        let age = |taken| self.env.clock.monotonic().saturating_sub(taken);
         Ok(NodeStats {
             shards: (0..self.shards.len()).map(|index| self.shard_stats(index)).collect(),
             active_memtable_bytes: active,
@@ -74,6 +80,8 @@ impl NodeCore {
             stalls: self.counters.stalls.load(Ordering::Relaxed),
             stalled: Duration::from_nanos(self.counters.stall_ns.load(Ordering::Relaxed)),
             reopens: self.counters.reopens.load(Ordering::Relaxed),
+            snapshots: held.count,
+            oldest_snapshot_age: held.oldest_taken.map_or(Duration::ZERO, age),
         })
     }
 

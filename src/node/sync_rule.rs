@@ -8,15 +8,16 @@ use super::{node_core::NodeCore, shard_core::ShardCore};
 use crate::error::{Error, ErrorKind, Result};
 
 impl NodeCore {
-    /// Makes everything that the shard's log holds durable, and, because a batch counts as durable only when
-    /// it is so everywhere, every other log that holds an unsynced cross-shard frame.
+    /// Makes everything durable that the logs of the shard, and of those with these indexes, hold, and, because a batch
+    /// counts as durable only when it is so everywhere, every other log that holds an unsynced cross-shard frame.
     ///
     /// # Errors
     /// `Poisoned` when a sync fails now or failed before.
-    pub(super) fn sync_with_batches(&self, shard: &ShardCore) -> Result<()> {
+    pub(super) fn sync_with_batches(&self, shard: &ShardCore, also: &[usize]) -> Result<()> {
         let others: Vec<_> = self
             .open_shards()
-            .filter(|other| other.index != shard.index && other.tree.wal().has_unsynced_batch())
+            .filter(|other| other.index != shard.index)
+            .filter(|other| also.contains(&other.index) || other.tree.wal().has_unsynced_batch())
             .collect();
         for log in others.iter().map(|other| other.tree.wal()).chain([shard.tree.wal()]) {
             log.expect_syncs();

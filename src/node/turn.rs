@@ -17,9 +17,10 @@ use std::{
 use bytes::Bytes;
 
 use super::{
+    conditions::Verdict,
     node_core::NodeCore,
     options::Durability,
-    request::{Action, StepResult, TurnStep, Work, WriteRequest},
+    request::{Action, BatchAnswer, StepResult, TurnStep, Work, WriteRequest},
     shard_core::{ShardCore, Turn, outcome_unknown},
     step::{Change, StepDone},
     write_path::Caller,
@@ -103,11 +104,18 @@ impl NodeCore {
             }
             let WriteRequest { work, durability, _permit: permit } = request;
             let before = writer.staged_ops();
-            answers.push((self.stage(shard, writer, work), permit));
-            synced |= durability == Durability::Synced && writer.staged_ops() > before;
+            let answer = self.stage(shard, writer, work);
+            let makes_durable = writer.staged_ops() > before || answer.is_written_batch();
+            synced |= durability == Durability::Synced && makes_durable;
+            answers.push((answer, permit));
         }
         writer.end_frame();
-        let result = if writer.staged_ops() > 0 { self.commit(shard, writer, synced) } else { Ok(()) };
+        let result = if writer.staged_ops() > 0 {
+            self.commit(shard, writer, synced)
+        } else {
+            // What the conditions of a batch found is made durable, even if it writes nothing.
+            self.sync_turn(shard, synced)
+        };
         for (answer, permit) in answers {
             answer.send(&result, writer);
             drop(permit);
@@ -135,6 +143,7 @@ impl NodeCore {
         appended?;
         self.sync_turn(shard, synced)?;
         writer.apply_one(op);
+        shard.in_flight.end();
         Ok(())
     }
 
@@ -143,6 +152,7 @@ impl NodeCore {
         self.append(shard, writer.staged_ops(), Caller::Async, |first| writer.append(first))?;
         self.sync_turn(shard, synced)?;
         writer.apply();
+        shard.in_flight.end();
         Ok(())
     }
 
@@ -154,6 +164,7 @@ impl NodeCore {
         caller: Caller,
         append: impl FnOnce(SeqNo) -> Result<LogPosition>,
     ) -> Result<()> {
+        shard.in_flight.begin(self.seqno_watermark().get());
         let first = self.take_seqnos(operations);
         let started = (caller == Caller::Async).then(|| self.env.clock.monotonic());
         append(first).inspect_err(|error| self.note_append_failure(shard, error))?;
@@ -168,7 +179,7 @@ impl NodeCore {
             return Ok(());
         }
         shard.turn_syncs.store(true, Ordering::Relaxed);
-        let result = self.sync_with_batches(shard);
+        let result = self.sync_with_batches(shard, &[]);
         shard.turn_syncs.store(false, Ordering::Relaxed);
         // IMPORTANT: the log holds what the memtable will never show, so this incarnation ends here: a re-open decides
         // over the logs what stands.
@@ -202,8 +213,11 @@ impl NodeCore {
                 Answer::Steps { results: self.stage_steps(shard, writer, steps), reply }
             }
             Work::Batch { parts, reply } => {
-                parts.writes_of(shard.index).for_each(|op| writer.stage(&op));
-                Answer::Batch(reply)
+                let verdict = self.judge(shard, writer, &parts);
+                if matches!(verdict, Verdict::Holds) {
+                    parts.writes_of(shard.index).for_each(|op| writer.stage(&op));
+                }
+                Answer::Batch { answer: BatchAnswer::of(Ok(verdict), parts), reply }
             }
             Work::Seal { reply } => Answer::Seal(reply),
             Work::Nudge => Answer::Nobody,
@@ -293,12 +307,17 @@ impl NodeCore {
 /// A caller that waits for the turn's outcome.
 enum Answer {
     Steps { results: Vec<StepResult>, reply: oneshot::Sender<Vec<StepResult>> },
-    Batch(oneshot::Sender<Result<()>>),
+    Batch { answer: BatchAnswer, reply: oneshot::Sender<BatchAnswer> },
     Seal(oneshot::Sender<Result<()>>),
     Nobody,
 }
 
 impl Answer {
+    /// Whether it is that of a batch whose conditions hold.
+    const fn is_written_batch(&self) -> bool {
+        matches!(self, Self::Batch { answer: BatchAnswer::Done(Ok(())), .. })
+    }
+
     fn send(self, result: &Result<()>, writer: &mut TreeWriter) {
         match self {
             Self::Steps { mut results, reply } => {
@@ -307,8 +326,13 @@ impl Answer {
                 }
                 let _ = reply.send(results);
             }
-            Self::Batch(reply) => {
-                let _ = reply.send(result.clone());
+            Self::Batch { answer, reply } => {
+                let answer = match (result, answer) {
+                    // NOTE: also where a condition did not hold: what it found may have been among that.
+                    (Err(error), BatchAnswer::Done(_)) => BatchAnswer::Done(Err(error.clone())),
+                    (_, answer) => answer,
+                };
+                let _ = reply.send(answer);
             }
             Self::Seal(reply) => {
                 let _ = reply.send(writer.seal());

@@ -1,4 +1,4 @@
-//! A batch: writes that happen all or not at all, over all shards.
+//! A batch: writes that happen all or not at all, over all shards, and on which conditions.
 
 use bytes::Bytes;
 
@@ -18,26 +18,45 @@ use crate::{
 /// batch.delete("pending");
 /// assert_eq!(batch.len(), 3);
 /// ```
+///
+/// With conditions it is written only if all of them hold:
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// use dbex::{ErrorKind, Settings, WriteBatch, blocking::Node};
+///
+/// let node = Node::open(Settings::builder().data_dir(dir.path()).build()?)?;
+/// node.put("alice", "100")?;
+/// let mut transfer = WriteBatch::new();
+/// transfer.require("alice", "100").put("alice", "90");
+/// transfer.require_absent("bob").put("bob", "10");
+/// node.write(transfer.clone())?;
+/// let again = node.write(transfer).unwrap_err();
+/// assert_eq!(again.kind(), ErrorKind::Conflict);
+/// # Ok::<(), dbex::Error>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct WriteBatch {
     /// Keys, and the values that were copied, each behind its key.
     copied: Vec<u8>,
-    writes: Vec<BatchWrite>,
+    writes: Vec<Item>,
+    conditions: Vec<Item>,
     pub(super) durability: Option<Durability>,
     bytes: usize,
 }
 
+/// A key, and the value that it gets or must have.
 #[derive(Clone, Debug)]
-struct BatchWrite {
+struct Item {
     /// Where the key begins in `copied`.
     at: usize,
     key_len: usize,
-    value: BatchValue,
+    value: ItemValue,
 }
 
 #[derive(Clone, Debug)]
-enum BatchValue {
-    /// None: the key is removed.
+enum ItemValue {
+    /// None: the key is removed, or must be absent.
     Absent,
     /// So many bytes, behind the key.
     Copied(usize),
@@ -58,34 +77,62 @@ impl WriteBatch {
 
     /// Sets a key. Key and value are copied.
     pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Self {
-        let value = value.as_ref();
-        if value.len() < SHARED_FROM_BYTES {
-            return self.push(key.as_ref(), BatchValue::Copied(value.len()), value);
-        }
-        self.push(key.as_ref(), BatchValue::Shared(Bytes::copy_from_slice(value)), &[])
+        let write = self.item(key.as_ref(), Some(value.as_ref()));
+        self.writes.push(write);
+        self
     }
 
     /// Sets a key, without copying a value of 4 KiB or more.
     #[expect(clippy::needless_pass_by_value, reason = "as all that take `Bytes`")]
     pub fn put_bytes(&mut self, key: Bytes, value: Bytes) -> &mut Self {
-        if value.len() < SHARED_FROM_BYTES {
-            return self.push(&key, BatchValue::Copied(value.len()), &value);
-        }
-        self.push(&key, BatchValue::Shared(value), &[])
+        let write = if value.len() < SHARED_FROM_BYTES {
+            self.item(&key, Some(&value))
+        } else {
+            self.bytes += value.len();
+            Item { value: ItemValue::Shared(value), ..self.item(&key, None) }
+        };
+        self.writes.push(write);
+        self
     }
 
     /// Removes a key; removing an absent one is fine.
     pub fn delete(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
-        self.push(key.as_ref(), BatchValue::Absent, &[])
+        let write = self.item(key.as_ref(), None);
+        self.writes.push(write);
+        self
     }
 
-    fn push(&mut self, key: &[u8], value: BatchValue, copied: &[u8]) -> &mut Self {
-        let value_len = if let BatchValue::Shared(shared) = &value { shared.len() } else { copied.len() };
-        self.bytes += key.len() + value_len;
-        self.writes.push(BatchWrite { at: self.copied.len(), key_len: key.len(), value });
-        self.copied.extend_from_slice(key);
-        self.copied.extend_from_slice(copied);
+    /// Makes it a condition that `key` has this value when the batch is written, before its own writes. All conditions
+    /// hold, or nothing is written and the error is [`Conflict`](crate::ErrorKind::Conflict). Both are copied.
+    ///
+    /// The value that a condition found is as durable as the ack of who wrote it; a `Synced` batch makes it durable, too.
+    pub fn require(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Self {
+        let condition = self.item(key.as_ref(), Some(value.as_ref()));
+        self.conditions.push(condition);
         self
+    }
+
+    /// Makes it a condition that `key` is absent, as [`WriteBatch::require`] that it has a value.
+    pub fn require_absent(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
+        let condition = self.item(key.as_ref(), None);
+        self.conditions.push(condition);
+        self
+    }
+
+    /// Copies a key and a value.
+    fn item(&mut self, key: &[u8], value: Option<&[u8]>) -> Item {
+        self.bytes += key.len() + value.map_or(0, <[u8]>::len);
+        let at = self.copied.len();
+        self.copied.extend_from_slice(key);
+        let value = match value {
+            None => ItemValue::Absent,
+            Some(value) if value.len() < SHARED_FROM_BYTES => {
+                self.copied.extend_from_slice(value);
+                ItemValue::Copied(value.len())
+            }
+            Some(value) => ItemValue::Shared(Bytes::copy_from_slice(value)),
+        };
+        Item { at, key_len: key.len(), value }
     }
 
     /// Says what the batch's ack promises; the node's `durability` otherwise.
@@ -99,12 +146,12 @@ impl WriteBatch {
         self.writes.len()
     }
 
-    /// Whether there is no write.
+    /// Whether there is no write. There may be conditions all the same, which writing the batch judges.
     pub fn is_empty(&self) -> bool {
         self.writes.is_empty()
     }
 
-    /// Bytes of all keys and values.
+    /// Bytes of all keys and values, those of conditions included.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -112,13 +159,27 @@ impl WriteBatch {
     /// The key and the value of a write, which is there; `None` removes.
     #[inline]
     pub(super) fn write(&self, number: usize) -> (&[u8], Option<&[u8]>) {
-        let Some(write) = self.writes.get(number) else { return (&[], None) };
-        let behind = write.at + write.key_len;
-        let key = self.copied.get(write.at..behind).unwrap_or_default();
-        let value = match &write.value {
-            BatchValue::Absent => None,
-            BatchValue::Copied(len) => self.copied.get(behind..behind + len),
-            BatchValue::Shared(shared) => Some(&shared[..]),
+        self.writes.get(number).map_or((&[], None), |write| self.pair(write))
+    }
+
+    /// The keys of the conditions, and the values that they must have; `None`: absent.
+    pub(super) fn conditions(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        self.conditions.iter().map(|condition| self.pair(condition))
+    }
+
+    /// The key of a condition, which is there, and the value that it must have.
+    pub(super) fn condition(&self, number: usize) -> (&[u8], Option<&[u8]>) {
+        self.conditions.get(number).map_or((&[], None), |condition| self.pair(condition))
+    }
+
+    #[inline]
+    fn pair<'a>(&'a self, item: &'a Item) -> (&'a [u8], Option<&'a [u8]>) {
+        let behind = item.at + item.key_len;
+        let key = self.copied.get(item.at..behind).unwrap_or_default();
+        let value = match &item.value {
+            ItemValue::Absent => None,
+            ItemValue::Copied(len) => self.copied.get(behind..behind + len),
+            ItemValue::Shared(shared) => Some(&shared[..]),
         };
         (key, value)
     }
@@ -131,7 +192,8 @@ impl WriteBatch {
                 self.bytes
             )));
         }
-        (0..self.len()).map(|number| self.write(number)).try_for_each(|(key, value)| {
+        let writes = (0..self.len()).map(|number| self.write(number));
+        writes.chain(self.conditions()).try_for_each(|(key, value)| {
             check_key(key)?;
             value.map_or(Ok(()), check_value)
         })

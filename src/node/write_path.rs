@@ -8,11 +8,11 @@ use bytes::Bytes;
 
 use super::{
     admission::Permit,
-    batch::BatchRequest,
+    batch::{BatchRequest, RoundBatch},
     batch_parts::BatchParts,
     node_core::{NodeCore, ShardSlot},
     options::Durability,
-    request::{Action, Base, StepResult, TurnStep, Work, WriteRequest},
+    request::{Action, Base, BatchAnswer, StepResult, TurnStep, Work, WriteRequest},
     shard_core::{ShardCore, outcome_unknown},
     step::{Step, StepDone},
     write_batch::WriteBatch,
@@ -155,43 +155,67 @@ impl NodeCore {
     /// # Errors
     /// As a put.
     pub(super) async fn write_batch(
-        &self,
+        self: &Arc<Self>,
         batch: WriteBatch,
         caller: Caller,
-        permit: Option<Permit>,
+        mut permit: Option<Permit>,
     ) -> Result<()> {
         batch.check()?;
         self.lifecycle.check_open()?;
         let durability = batch.durability.unwrap_or(self.options.durability);
-        let bytes = batch.bytes();
-        let parts = BatchParts::new(batch, self.router);
-        let mut shards = parts.shards();
-        let Some(first) = shards.next() else { return Ok(()) };
-        let is_alone = shards.next().is_none();
-        drop(shards);
+        let mut parts = BatchParts::new(batch, self.router);
+        loop {
+            if parts.conditions() > 0 {
+                // NOTE: waits first, and reads then: what is read is not to be old when the turn comes.
+                permit = self.admit_batch(&parts, permit).await?;
+                parts = self.read_for_conditions(parts, caller).await?;
+            }
+            match self.try_batch(parts, durability, caller, permit.take()).await? {
+                BatchAnswer::Done(result) => return result,
+                BatchAnswer::Stale(again) => parts = again,
+            }
+        }
+    }
+
+    async fn try_batch(
+        &self,
+        parts: BatchParts,
+        durability: Durability,
+        caller: Caller,
+        permit: Option<Permit>,
+    ) -> Result<BatchAnswer> {
+        let Some(first) = parts.shards().next() else { return Ok(BatchAnswer::Done(Ok(()))) };
         let first_shard = self.shard(first)?;
-        if is_alone {
+        if parts.shards().nth(1).is_none() {
+            let bytes = parts.bytes();
             let (reply, answer) = oneshot::channel();
             let work = Work::Batch { parts, reply };
             self.dispatch(&first_shard, work, bytes, durability, caller, permit).await?;
-            return answer.await.unwrap_or_else(|_| Err(outcome_unknown()));
+            return answer.await.map_err(|_| outcome_unknown());
         }
         if self.may_run_in_place(&first_shard, durability, caller)
-            && let Some(done) = self.try_batch_in_place(&parts, durability)
+            && let Some(outcome) = self.try_batch_in_place(RoundBatch { parts: &parts, durability })
         {
-            return done;
+            return Ok(BatchAnswer::of(outcome, parts));
         }
-        self.wait_for_memory(&first_shard).await?;
-        let permit = match permit {
-            Some(permit) => permit,
-            None => first_shard.admission.acquire(bytes).await?,
-        };
+        let permit = self.admit_batch(&parts, permit).await?;
         let lane = self.batch_lane.lock().clone().ok_or_else(Error::closed)?;
         let (reply, answer) = oneshot::channel();
-        let request = BatchRequest { parts, durability, reply, _permit: Some(permit) };
+        let request = BatchRequest { parts, durability, reply, _permit: permit };
         lane.send_async(Some(request)).await.map_err(|_| Error::closed())?;
         drop(lane);
-        answer.await.unwrap_or_else(|_| Err(outcome_unknown()))
+        answer.await.map_err(|_| outcome_unknown())
+    }
+
+    /// Waits until there is memory for a batch, and for its permit at its first shard, if it has none.
+    async fn admit_batch(&self, parts: &BatchParts, permit: Option<Permit>) -> Result<Option<Permit>> {
+        let Some(first) = parts.shards().next() else { return Ok(permit) };
+        let first = self.shard(first)?;
+        self.wait_for_memory(&first).await?;
+        Ok(Some(match permit {
+            Some(permit) => permit,
+            None => first.admission.acquire(parts.bytes()).await?,
+        }))
     }
 
     /// Runs a request's turn on this thread if the shard is idle, and queues it otherwise.

@@ -4,8 +4,8 @@
 //! ```text
 //! EditV1   added: [TableV1]   removed: [u64 file]   cancelled: [u64 batch]   forget_cancelled: u8
 //!          wal_floor, flushed_seqno, next_file, highest_seqno, synced_segment, synced_offset, clock_high_ms: u64 (0: not stated)
-//! TableV1  level, dir: u8   file, run, file_bytes, entries, tombstones, expiring, last_expiry_ms, raw_bytes,
-//!          min_seqno, max_seqno, footer_checksum, blob_file (0 until blob files exist): u64   min_key, max_key: [u8]
+//! TableV1  level, dir: u8   file, run, file_bytes, entries, superseded, tombstones, expiring, last_expiry_ms,
+//!          raw_bytes, min_seqno, max_seqno, footer_checksum, blob_file (0 until blob files exist): u64   min_key, max_key: [u8]
 //! ```
 //! A new field is a new version of the record, never a change to these.
 
@@ -36,6 +36,8 @@ pub struct TableRecord {
     pub file_bytes: u64,
     /// How many entries it holds.
     pub entries: u64,
+    /// How many of them have a newer version of their key in the table, too.
+    pub superseded: u64,
     /// How many of them are tombstones.
     pub tombstones: u64,
     /// How many of them have an expiry.
@@ -131,6 +133,7 @@ struct TableV1 {
     run: u64,
     file_bytes: u64,
     entries: u64,
+    superseded: u64,
     tombstones: u64,
     expiring: u64,
     last_expiry_ms: u64,
@@ -205,6 +208,7 @@ fn encode_table(table: &TableRecord) -> TableV1 {
         run: table.run,
         file_bytes: table.file_bytes,
         entries: table.entries,
+        superseded: table.superseded,
         tombstones: table.tombstones,
         expiring: table.expiring,
         last_expiry_ms: table.last_expiry_ms,
@@ -226,6 +230,7 @@ fn decode_table(table: &ArchivedTableV1) -> Result<TableRecord, &'static str> {
         run: table.run.to_native(),
         file_bytes: table.file_bytes.to_native(),
         entries: table.entries.to_native(),
+        superseded: table.superseded.to_native(),
         tombstones: table.tombstones.to_native(),
         expiring: table.expiring.to_native(),
         last_expiry_ms: table.last_expiry_ms.to_native(),
@@ -242,7 +247,8 @@ fn decode_table(table: &ArchivedTableV1) -> Result<TableRecord, &'static str> {
     if record.min_key > record.max_key || record.max_key.len().max(record.min_key.len()) > MAX_KEY_BYTES {
         return Err("key bounds that cannot be");
     }
-    if record.min_seqno > record.max_seqno || record.entries == 0 || record.tombstones > record.entries {
+    let most = record.tombstones.max(record.superseded);
+    if record.min_seqno > record.max_seqno || record.entries == 0 || most > record.entries {
         return Err("counts that cannot be");
     }
     Ok(record)
@@ -261,6 +267,7 @@ pub(super) mod tests {
             run: 0,
             file_bytes: 1000,
             entries: 10,
+            superseded: 0,
             tombstones: 0,
             expiring: 0,
             last_expiry_ms: 0,
@@ -319,6 +326,7 @@ pub(super) mod tests {
             TableRecord { min_key: Bytes::from_static(b"c"), ..good.clone() },
             TableRecord { min_seqno: SeqNo(9), ..good.clone() },
             TableRecord { tombstones: 11, ..good.clone() },
+            TableRecord { superseded: 11, ..good.clone() },
             TableRecord { entries: 0, ..good },
         ] {
             let bytes = VersionEdit { added: vec![bad], ..VersionEdit::default() }.encode().unwrap();

@@ -63,5 +63,5 @@ pub use replay::{Replay, Replayed};
 pub use scan::TreeScan;
 pub use version::Version;
 pub use view::{ReadView, SealedMemtable};
-pub use visible::is_visible;
+pub use visible::{ReadPoint, is_visible};
 pub use writer::{SMALL_WRITE_BYTES, TreeWriter, WriteOp};

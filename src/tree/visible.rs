@@ -24,9 +24,11 @@ pub fn is_visible(kind: ValueKind, expires_at_ms: Option<u64>, now_ms: u64) -> b
 
 /// Where and when a reader reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ReadPoint {
-    pub(super) at: SeqNo,
-    pub(super) now_ms: u64,
+pub struct ReadPoint {
+    /// Of each key the newest version up to this counts.
+    pub at: SeqNo,
+    /// What has expired by then is not there, in milliseconds on the node's clock.
+    pub now_ms: u64,
 }
 
 /// Walks the visible entries of a range, in key order or against it.

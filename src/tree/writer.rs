@@ -25,8 +25,9 @@ use crate::{
 pub const SMALL_WRITE_BYTES: usize = 16 << 10;
 /// What a frame's body holds beside a key and a value, at most.
 const BODY_OVERHEAD_BYTES: usize = 32;
-/// How much memory for frames is kept from one turn to the next.
+/// How much memory for frames is kept from one turn to the next, and for how many operations to be found by their keys.
 const KEPT_GROUP_BYTES: usize = 1 << 20;
+const KEPT_INDEX_ENTRIES: usize = 4 << 10;
 /// What a memtable spends on an entry beside its key and value, roughly.
 const ENTRY_OVERHEAD_BYTES: u64 = 40;
 /// The mean entry that the first memtable's index is sized for.
@@ -331,6 +332,7 @@ impl TreeWriter {
         self.staged.clear();
         self.staged_bytes = 0;
         self.index.clear();
+        self.index.shrink_to(KEPT_INDEX_ENTRIES);
         self.indexed = 0;
     }
 }

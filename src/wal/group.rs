@@ -110,8 +110,12 @@ impl GroupBuffer {
             FrameKind::Data | FrameKind::Cancel { .. } => None,
         };
         // A cancel counts: a flush elsewhere may hide that a participant lacks the batch, and then only the cancel
-        // tells.
-        let cross_shard = !matches!(kind, FrameKind::Data);
+        // tells. A batch with one participant has nobody to be consistent with.
+        let cross_shard = match &kind {
+            FrameKind::Data => false,
+            FrameKind::Batch { participants, .. } => participants.len() > 1,
+            FrameKind::Cancel { .. } => true,
+        };
         self.open = Some(OpenFrame { kind: kind.byte(), batch, cross_shard, start, ops: 0 });
     }
 

@@ -20,6 +20,9 @@ use crate::{
 
 /// A score from here on means that a compaction is due.
 pub const DUE_PERMILLE: u32 = 1000;
+/// A table of the last level is rewritten if it has so large a part of versions that nobody reads any more: a tenth.
+const SUPERSEDED_PART: u64 = 10;
+
 /// The tables of a shard as plain data.
 #[derive(Clone, Debug, Default)]
 pub struct Levels {
@@ -173,14 +176,17 @@ pub fn pick_full(situation: &Situation<'_>, range: &KeyRange, bound: FullBound) 
         Level::L2 => table.file < bound.end,
         Level::L0 | Level::L1 => table.min_seqno <= bound.flushed,
     };
-    let is_garbage = |table: &Arc<TableRecord>| is_garbage(table, situation.watermark);
+    let shrinks = |table: &Arc<TableRecord>| {
+        let hides = table.superseded > 0 && table.max_seqno <= situation.watermark.oldest_snapshot;
+        hides || is_garbage(table, situation.watermark)
+    };
     let upper = what_hangs_together(levels, range);
     let candidates: Vec<Vec<_>> = if upper.iter().any(is_meant) {
         vec![upper]
     } else {
         // IMPORTANT: one at a time. Outputs may span what lies between the inputs, and between two of these lie
         // tables that are no inputs.
-        let l2 = levels.l2.iter().filter(|table| is_in(range, table) && is_meant(table) && is_garbage(table));
+        let l2 = levels.l2.iter().filter(|table| is_in(range, table) && is_meant(table) && shrinks(table));
         l2.map(|table| vec![Arc::clone(table)]).collect()
     };
     let nothing = candidates.is_empty();
@@ -225,12 +231,18 @@ pub fn span_of(tables: &[Arc<TableRecord>]) -> Option<KeySpan> {
     Some((Bytes::copy_from_slice(min), Bytes::copy_from_slice(max)))
 }
 
-/// A table whose dead weight can go: tombstones or expired entries that nobody reads past any more.
+/// A table whose dead weight can go: tombstones, expired entries, and what these or newer versions hide, all of which
+/// nobody reads any more.
 fn is_garbage(table: &TableRecord, watermark: Watermark) -> bool {
     let expired = if table.last_expiry_ms <= watermark.now_ms { table.expiring } else { 0 };
-    let dead = table.tombstones.saturating_add(expired);
-    // NOTE: in L2 any tombstone is a leftover of a snapshot that is gone; it and what it hides can go at once.
-    let enough = if table.level == Level::L2 && table.tombstones > 0 { 1 } else { table.entries.div_ceil(2) };
+    let dead = table.tombstones.saturating_add(expired).saturating_add(table.superseded);
+    // NOTE: in L2 any tombstone and any older version is a leftover of a snapshot that is gone. A tombstone and what
+    // it hides can go at once; but any scan is a snapshot for a moment, and leaves a few versions.
+    let enough = match table.level {
+        Level::L2 if table.tombstones > 0 => 1,
+        Level::L2 if table.superseded > 0 => table.entries.div_ceil(SUPERSEDED_PART),
+        _ => table.entries.div_ceil(2),
+    };
     table.max_seqno <= watermark.oldest_snapshot && dead >= enough
 }
 

@@ -161,6 +161,26 @@ fn dead_weight_is_rewritten_when_nobody_needs_it() {
 }
 
 #[test]
+fn what_a_snapshot_kept_goes_after_it() {
+    let with = |superseded| {
+        let table = TableRecord { superseded, entries: 100, ..record(Level::L2, 7, "a", "c") };
+        Levels { l0: vec![], l1: vec![], l2: vec![Arc::new(table)] }
+    };
+    let (held, free) = (Watermark { oldest_snapshot: SeqNo(6), ..ALL }, ALL);
+    for (superseded, watermark, by_itself, asked) in
+        [(0, free, false, false), (9, free, false, true), (10, free, true, true), (10, held, false, false)]
+    {
+        let levels = with(superseded);
+        let busy = HashSet::new();
+        let situation =
+            Situation { levels: &levels, busy: &busy, writing_l2: &[], watermark, options: OPTIONS };
+        assert_eq!(pick(&situation).is_some(), by_itself, "{superseded} {watermark:?}");
+        let full = pick_full(&situation, &KeyRange::all(), FullBound::NONE);
+        assert_eq!(full != FullChoice::Nothing, asked, "{superseded} {watermark:?}");
+    }
+}
+
+#[test]
 fn a_range_that_is_being_written_in_l2_is_left_alone() {
     // The running compaction's inputs leave a gap from c to p, but its outputs may span it.
     let levels = Levels {

@@ -228,6 +228,7 @@ fn record_of(target: &Target<'_>, file: FileNumber, summary: TableSummary) -> Ta
         run: target.run,
         file_bytes: summary.file_bytes,
         entries: summary.entries,
+        superseded: summary.entries.saturating_sub(summary.keys),
         tombstones: summary.tombstones,
         expiring: summary.expiring,
         last_expiry_ms: summary.last_expiry_ms,

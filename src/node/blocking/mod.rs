@@ -1,16 +1,21 @@
 //! The blocking face of a node: the same operations, on any thread, with or without a runtime around it.
 //! A lone caller's write runs in its own thread.
 
-use std::{fmt, ops::ControlFlow};
+mod scan;
+mod snapshot;
+
+use std::fmt;
 
 use bytes::Bytes;
+pub use scan::Scan;
+pub use snapshot::Snapshot;
 
 use super::{
     env::Env,
     handle::Expected,
     options::NodeOptions,
     put_options::PutOptions,
-    scan::{Pair, ScanPlan, ShardsScan},
+    read_path::PointReads,
     stats::NodeStats,
     step::{Change, Step, StepDone},
     update,
@@ -137,18 +142,33 @@ impl Node {
         self.node.core().get_blocking(key.as_ref())
     }
 
-    /// The values of keys, in their order.
+    /// The values of keys, in their order, all as of one moment.
     ///
     /// # Errors
-    /// As [`Node::get`].
+    /// As [`dbex::Node::multi_get`](crate::Node::multi_get).
     pub fn multi_get<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Option<Bytes>>> {
-        keys.into_iter().map(|key| self.get(key)).collect()
+        let keys: Vec<K> = keys.into_iter().collect();
+        let core = self.node.core();
+        if keys.len() < 2 {
+            return keys.iter().map(|key| self.get(key)).collect();
+        }
+        let snapshot = pollster::block_on(core.snapshot_for(&keys))?;
+        keys.iter().map(|key| snapshot.get_blocking(key.as_ref())).collect()
+    }
+
+    /// The node as it is now, to be read from later; see [`dbex::Node::snapshot`](crate::Node::snapshot).
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        let snapshot = pollster::block_on(self.node.core().snapshot())?;
+        Ok(Snapshot::new(self.clone(), snapshot))
     }
 
     /// Writes a batch: all of it or nothing, over all shards, also across a crash.
     ///
     /// # Errors
-    /// As [`Node::put`].
+    /// As [`dbex::Node::write`](crate::Node::write).
     pub fn write(&self, batch: WriteBatch) -> Result<()> {
         pollster::block_on(self.node.core().write_batch(batch, Caller::Blocking, None))
     }
@@ -208,7 +228,7 @@ impl Node {
 
     /// Scans a range in key order over all shards; see [`Scan`].
     pub fn scan(&self, range: impl Into<KeyRange>) -> Scan {
-        Scan { node: self.clone(), plan: ScanPlan::new(range.into()), state: State::Start }
+        Scan::new(self.clone(), range.into(), None)
     }
 
     /// On return every write acked before the call is on stable storage.
@@ -265,92 +285,6 @@ impl Node {
     /// `Poisoned` when the last sync fails.
     pub fn close(&self) -> Result<()> {
         pollster::block_on(self.node.close())
-    }
-}
-
-/// An ordered scan over all shards, as an iterator of key and value. It reads the disk on the iterating
-/// thread, and sees each shard as it was at the first step. After an error it is at its end.
-pub struct Scan {
-    node: Node,
-    plan: ScanPlan,
-    state: State,
-}
-
-enum State {
-    Start,
-    Running(Box<ShardsScan>),
-    Ended,
-}
-
-impl Scan {
-    /// Only keys that begin with `prefix`, within the range. Call it before the first step.
-    #[must_use]
-    pub fn prefix(mut self, prefix: impl AsRef<[u8]>) -> Self {
-        self.plan.prefix(prefix.as_ref());
-        self
-    }
-
-    /// From the last key to the first. Call it before the first step.
-    #[must_use]
-    pub fn reverse(mut self) -> Self {
-        self.plan.reverse = true;
-        self
-    }
-
-    /// At most `limit` pairs; 0 gives none. Call it before the first step.
-    #[must_use]
-    pub fn limit(mut self, limit: usize) -> Self {
-        self.plan.limit = limit;
-        self
-    }
-
-    /// Shows the pairs from here on to `show`, key and value, until it breaks or the scan is at its end. They are
-    /// borrowed, so that none of them costs a reference count: the fastest way to look at many.
-    ///
-    /// # Errors
-    /// `Invalid` for an inverted range, `Io`, `Corruption`, `Closed`, or why a shard is not open. What came before the
-    /// error was shown.
-    pub fn visit<B>(
-        mut self,
-        mut show: impl FnMut(&[u8], &[u8]) -> ControlFlow<B>,
-    ) -> Result<ControlFlow<B>> {
-        let Some(scan) = self.running()? else { return Ok(ControlFlow::Continue(())) };
-        while let Some((key, value)) = scan.next_in_place()? {
-            if let ControlFlow::Break(broken) = show(key, value) {
-                return Ok(ControlFlow::Break(broken));
-            }
-        }
-        Ok(ControlFlow::Continue(()))
-    }
-
-    /// The scan that runs; `None` at its end.
-    fn running(&mut self) -> Result<Option<&mut ShardsScan>> {
-        if matches!(self.state, State::Start) {
-            self.state = State::Running(Box::new(ShardsScan::open(self.node.node.core(), &self.plan)?));
-        }
-        match &mut self.state {
-            State::Running(scan) => Ok(Some(scan)),
-            State::Start | State::Ended => Ok(None),
-        }
-    }
-
-    fn step(&mut self) -> Result<Option<Pair>> {
-        match self.running()? {
-            Some(scan) => scan.next(),
-            None => Ok(None),
-        }
-    }
-}
-
-impl Iterator for Scan {
-    type Item = Result<Pair>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let step = self.step().transpose();
-        if !matches!(step, Some(Ok(_))) {
-            self.state = State::Ended;
-        }
-        step
     }
 }
 
