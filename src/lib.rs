@@ -64,9 +64,10 @@ pub use {
     error::{Corruption, Error, ErrorKind, Result},
     key::{KeyRange, MAX_KEY_BYTES, MAX_VALUE_BYTES},
     node::{
-        Change, ChangeFn, Clock, CompactionStrategy, Coordinator, Durability, Env, Expected, IoBudget,
-        MAX_BATCH_BYTES, Node, NodeOptions, NodeStats, Pair, Permit, PutOptions, Random, Scan, ShardStats,
-        Snapshot, Step, StepDone, SystemClock, SystemRandom, SystemThreads, Threads, WriteBatch, blocking,
+        Change, ChangeFn, Clock, CompactionStrategy, Coordinator, Current, Durability, Env, Expected, Expiry,
+        IoBudget, MAX_BATCH_BYTES, Node, NodeOptions, NodeStats, Pair, Permit, PutOptions, Random, Scan,
+        ShardStats, Snapshot, Step, StepDone, SystemClock, SystemRandom, SystemThreads, Threads, TimeToLive,
+        WriteBatch, blocking,
     },
     settings::*,
 };

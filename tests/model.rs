@@ -27,8 +27,8 @@ use std::{
 
 use bytes::Bytes;
 use dbex::{
-    CompactionStrategy, Compression, Durability, Env, Error, ErrorKind, Expected, IoBudget, KeyRange,
-    NodeOptions, PutOptions, Step, WriteBatch, blocking,
+    CompactionStrategy, Compression, Current, Durability, Env, Error, ErrorKind, Expected, Expiry, IoBudget,
+    KeyRange, NodeOptions, PutOptions, Step, WriteBatch, blocking,
     storage::{DiskStorage, Storage, sim::SimStorage},
 };
 use face::{Face, OpenScan, ScanOrder};
@@ -354,12 +354,16 @@ impl Sequence {
                 }
                 1 => {
                     let put = value.clone();
-                    let change = Box::new(move |_: Option<&[u8]>| Ok(Some(put).into()));
+                    let change = Box::new(move |_: Option<Current<'_>>| Ok(Some(put).into()));
                     steps.push(Step::Update { key: key.clone().into(), change });
                     expected.push(self.model.insert(key, value).map(Bytes::from));
                 }
                 _ => {
-                    steps.push(Step::Put { key: key.clone().into(), value: value.clone().into() });
+                    steps.push(Step::Put {
+                        key: key.clone().into(),
+                        value: value.clone().into(),
+                        expiry: Expiry::Never,
+                    });
                     expected.push(None);
                     self.model.insert(key, value);
                 }

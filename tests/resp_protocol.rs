@@ -82,6 +82,80 @@ async fn string_commands_in_both_protocols() {
 }
 
 #[tokio::test]
+async fn keys_that_expire() {
+    let server = start().await;
+    let mut client = server.connect().await;
+    script(
+        &mut client,
+        &[
+            ("TTL k", ":-2/"),
+            ("SET k v EX 100", "+OK/"),
+            ("TTL k", ":100/"),
+            ("INCRBY k 1", "-ERR value is not an integer or out of range/"),
+            ("APPEND k w", ":2/"),
+            ("TTL k", ":100/"),
+            ("SET k v KEEPTTL", "+OK/"),
+            ("TTL k", ":100/"),
+            ("GETEX k", "$1/v/"),
+            ("TTL k", ":100/"),
+            ("GETEX k PERSIST", "$1/v/"),
+            ("TTL k", ":-1/"),
+            ("PERSIST k", ":0/"),
+            ("GETEX k PXAT 99999999999999", "$1/v/"),
+            ("PEXPIRETIME k", ":99999999999999/"),
+            ("EXPIRETIME k", ":100000000000/"),
+            ("PERSIST k", ":1/"),
+            ("EXPIRETIME k", ":-1/"),
+            ("EXPIRE k 50 XX", ":0/"),
+            ("EXPIRE k 50 GT", ":0/"),
+            ("EXPIRE k 50 LT", ":1/"),
+            ("EXPIRE k 60 NX", ":0/"),
+            ("EXPIRE k 60 LT", ":0/"),
+            ("EXPIRE k 60 XX GT", ":1/"),
+            ("TTL k", ":60/"),
+            ("EXPIREAT k 99999999999", ":1/"),
+            ("PEXPIREAT k 99999999999000 NX", ":0/"),
+            ("PEXPIRE k 40000", ":1/"),
+            ("TTL k", ":40/"),
+            ("SET k v", "+OK/"),
+            ("TTL k", ":-1/"),
+            ("SET k w XX EX 10 GET", "$1/v/"),
+            ("GETSET k x", "$1/w/"),
+            ("TTL k", ":-1/"),
+            ("EXPIRE k -1", ":1/"),
+            ("EXISTS k", ":0/"),
+            ("EXPIRE k 1", ":0/"),
+            ("GETEX k EX 10", "$-1/"),
+            ("SETEX k 10 v", "+OK/"),
+            ("TTL k", ":10/"),
+            ("SET k v EXAT 1", "+OK/"),
+            ("GET k", "$-1/"),
+            ("EXPIRE k 1 NX GT", "-ERR NX and XX, GT or LT options at the same time are not compatible/"),
+            ("EXPIRE k 1 GT LT", "-ERR GT and LT options at the same time are not compatible/"),
+            ("EXPIRE k 1 AB", "-ERR Unsupported option AB/"),
+            ("EXPIRE k 9223372036854775807", "-ERR invalid expire time in 'expire' command/"),
+            ("SETEX k 9223372036854775 v", "-ERR invalid expire time in 'setex' command/"),
+            ("EXPIRE k soon", "-ERR value is not an integer or out of range/"),
+            ("SET k v EX 0", "-ERR invalid expire time in 'set' command/"),
+            ("SETEX k 0 v", "-ERR invalid expire time in 'setex' command/"),
+            ("GETEX k PX -5", "-ERR invalid expire time in 'getex' command/"),
+            ("GETEX k KEEPTTL", "-ERR syntax error/"),
+            ("SET k v EX 10 PX 10", "-ERR syntax error/"),
+            ("SET k v EX 10 KEEPTTL", "-ERR syntax error/"),
+            ("SET k v EX", "-ERR syntax error/"),
+            ("PSETEX k 300 v", "+OK/"),
+            ("GET k", "$1/v/"),
+        ],
+    )
+    .await;
+    tokio::time::sleep(Duration::from_millis(320)).await;
+    let gone =
+        [("GET k", "$-1/"), ("PTTL k", ":-2/"), ("DBSIZE", ":0/"), ("KEYS *", "*0/"), ("SETNX k v", ":1/")];
+    script(&mut client, &gone).await;
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn counters_and_their_errors() {
     let server = start().await;
     let mut client = server.connect().await;
@@ -121,7 +195,6 @@ async fn counters_and_their_errors() {
 async fn wrong_commands_are_answered_and_the_connection_goes_on() {
     let server = start().await;
     let mut client = server.connect().await;
-    let no_expiry = "-ERR expiry is not supported yet: the options EX, PX, EXAT and PXAT cannot be used/";
     script(
         &mut client,
         &[
@@ -139,8 +212,6 @@ async fn wrong_commands_are_answered_and_the_connection_goes_on() {
             ("SET a b c", "-ERR syntax error/"),
             ("SET a b NX XX", "-ERR syntax error/"),
             ("SET a b EX", "-ERR syntax error/"),
-            ("SET a b EX 10", no_expiry),
-            ("SET a b PX 10 NX", no_expiry),
             ("GET a", "$-1/"),
             ("SELECT 1", "-ERR DB index is out of range/"),
             ("SELECT x", "-ERR value is not an integer or out of range/"),

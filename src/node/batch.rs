@@ -16,7 +16,7 @@ use std::{
 use super::{
     admission::Permit,
     batch_parts::BatchParts,
-    conditions::Verdict,
+    conditions::{Verdict, judge},
     node_core::NodeCore,
     options::Durability,
     request::BatchAnswer,
@@ -221,10 +221,10 @@ impl NodeCore {
 
     /// The verdict over all participants; what the batches before it have staged counts.
     fn judge_together(&self, turns: &mut Turns<'_>, parts: &BatchParts) -> Verdict {
-        let mut together = Verdict::Holds;
+        let (mut together, now_ms) = (Verdict::Holds, self.time_for(parts));
         for index in parts.shards() {
             let Some((shard, turn)) = turns.get_mut(&index) else { continue };
-            match self.judge(shard, &mut turn.writer, parts) {
+            match judge(shard, &mut turn.writer, parts, now_ms) {
                 Verdict::Holds => {}
                 Verdict::Stale => together = Verdict::Stale,
                 fails @ Verdict::Fails(_) => return fails,

@@ -16,6 +16,7 @@ pub(super) struct BatchParts {
     writes: Vec<RoutedWrite>,
     conditions: Vec<RoutedCondition>,
     parts: Vec<Part>,
+    now_ms: u64,
 }
 
 /// What one participant has of a batch, as ranges of the writes and of the conditions; either may be empty.
@@ -78,7 +79,8 @@ impl Hasher for KeyHasher {
 type LastWrites = HashMap<u64, usize, BuildHasherDefault<KeyHasher>>;
 
 impl BatchParts {
-    pub(super) fn new(batch: WriteBatch, router: Router) -> Self {
+    /// `now_ms`: from when the time counts that values have to live.
+    pub(super) fn new(batch: WriteBatch, router: Router, now_ms: u64) -> Self {
         let mut writes: Vec<RoutedWrite> = (0..batch.len())
             .map(|number| {
                 let hash = router.hash(batch.write(number).0);
@@ -94,7 +96,7 @@ impl BatchParts {
         let mut conditions: Vec<_> = batch.conditions().enumerate().map(route).collect();
         conditions.sort_by_key(|condition| condition.shard);
         let parts = parts_of(&writes, &conditions);
-        Self { batch, writes, conditions, parts }
+        Self { batch, writes, conditions, parts, now_ms }
     }
 
     /// The participants, ascending.
@@ -122,7 +124,8 @@ impl BatchParts {
         let writes = self.part(shard).and_then(|part| self.writes.get(part.writes.clone()));
         writes.unwrap_or_default().iter().map(|write| {
             let (key, value) = self.batch.write(write.number);
-            WriteOp::new(write.hash, key, value)
+            let expires_at_ms = self.batch.ttl_ms(write.number).map(|ttl| self.now_ms.saturating_add(ttl));
+            WriteOp { expires_at_ms, ..WriteOp::new(write.hash, key, value) }
         })
     }
 
@@ -235,7 +238,7 @@ mod tests {
                     None => batch.require_absent([*key]),
                 };
             }
-            let parts = BatchParts::new(batch, router);
+            let parts = BatchParts::new(batch, router, 0);
             let participants: Vec<_> = parts.shards().collect();
             prop_assert!(participants.is_sorted_by(|a, b| a < b), "ascending, each once");
             let mut found = vec![];
@@ -263,7 +266,7 @@ mod tests {
             by_key: bool,
         ) {
             let router = Router { hash_seed: 7, shards };
-            let parts = BatchParts::new(batch(&writes), router);
+            let parts = BatchParts::new(batch(&writes), router, 0);
             let mut found = vec![];
             for shard in parts.shards() {
                 let before = found.len();

@@ -86,6 +86,7 @@ fn drain(core: &NodeCore) -> Result<()> {
     }
     core.message_admission.close();
     core.note_progress();
+    note_clock(core);
     for shard in core.open_shards() {
         let (reply, answer) = oneshot::channel();
         let barrier = Work::Steps { steps: vec![], reply };
@@ -98,6 +99,17 @@ fn drain(core: &NodeCore) -> Result<()> {
         shard.end(Sickness::Closing, Error::closed());
     }
     sync_logs(core)
+}
+
+/// Makes durable how far the clock has come, in one shard that can: what has expired stays so when the machine's is set
+/// back before the next open.
+fn note_clock(core: &NodeCore) {
+    for shard in core.open_shards() {
+        match shard.tree.note_clock(core.now_ms()) {
+            Ok(()) => return,
+            Err(error) => tracing::warn!(shard = shard.index, error = %error, "cannot note the clock"),
+        }
+    }
 }
 
 /// Syncs every log; a shard that was poisoned before has nothing left to lose here and is left out.

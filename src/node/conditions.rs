@@ -127,32 +127,33 @@ impl NodeCore {
         Ok(is_all)
     }
 
-    /// Judges a batch's conditions in a shard, in its turn, after what the turn has staged.
-    pub(super) fn judge(&self, shard: &ShardCore, writer: &mut TreeWriter, parts: &BatchParts) -> Verdict {
-        let mut conditions = parts.conditions_of(shard.index).peekable();
-        if conditions.peek().is_none() {
-            return Verdict::Holds;
-        }
-        let (mut verdict, now_ms) = (Verdict::Holds, self.now_ms());
-        for Condition { hash, key, expected, base, .. } in conditions {
-            let in_memory = writer.newest_in_memory(hash, key);
-            let in_memory =
-                in_memory.map(|entry| Found::of(entry.kind, entry.expires_at_ms, entry.value, expected));
-            let base = base.filter(|base| base.holds_at(shard.incarnation, writer.flush_count()));
-            match in_memory.or(base.map(|base| base.found)).map(|found| found.fault(expected, now_ms)) {
-                Some(None) => {}
-                // NOTE: goes on, since another condition may be known to fail.
-                None => verdict = Verdict::Stale,
-                Some(Some(fault)) => {
-                    return Verdict::Fails(Error::conflict(format!(
-                        "a condition of the batch does not hold: the key {} {fault}; nothing was written",
-                        EscapedKey(key)
-                    )));
-                }
+    /// The time by which a batch's conditions are judged, in all shards.
+    pub(super) fn time_for(&self, parts: &BatchParts) -> u64 {
+        if parts.conditions() > 0 { self.now_ms() } else { 0 }
+    }
+}
+
+/// Judges a batch's conditions in a shard, in its turn, after what the turn has staged.
+pub(super) fn judge(shard: &ShardCore, writer: &mut TreeWriter, parts: &BatchParts, now_ms: u64) -> Verdict {
+    let mut verdict = Verdict::Holds;
+    for Condition { hash, key, expected, base, .. } in parts.conditions_of(shard.index) {
+        let in_memory = writer.newest_in_memory(hash, key);
+        let in_memory =
+            in_memory.map(|entry| Found::of(entry.kind, entry.expires_at_ms, entry.value, expected));
+        let base = base.filter(|base| base.holds_at(shard.incarnation, writer.flush_count()));
+        match in_memory.or(base.map(|base| base.found)).map(|found| found.fault(expected, now_ms)) {
+            Some(None) => {}
+            // NOTE: goes on, since another condition may be known to fail.
+            None => verdict = Verdict::Stale,
+            Some(Some(fault)) => {
+                return Verdict::Fails(Error::conflict(format!(
+                    "a condition of the batch does not hold: the key {} {fault}; nothing was written",
+                    EscapedKey(key)
+                )));
             }
         }
-        verdict
     }
+    verdict
 }
 
 #[cfg(test)]
@@ -170,7 +171,7 @@ mod tests {
     }
 
     fn parts(node: &Node, batch: &WriteBatch) -> BatchParts {
-        let parts = BatchParts::new(batch.clone(), node.core().router);
+        let parts = BatchParts::new(batch.clone(), node.core().router, 0);
         pollster::block_on(node.core().read_for_conditions(parts, Caller::Blocking)).unwrap()
     }
 

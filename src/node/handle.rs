@@ -9,7 +9,7 @@ use super::{
     env::Env,
     node_core::NodeCore,
     open,
-    options::{Durability, NodeOptions},
+    options::NodeOptions,
     put_options::PutOptions,
     read_path,
     scan::Scan,
@@ -132,7 +132,7 @@ impl Node {
     /// # Errors
     /// As [`Node::put`].
     pub fn put_bytes(&self, key: Bytes, value: Bytes) -> impl Future<Output = Result<()>> + Send + 'static {
-        self.write_one(key, Some(value), self.core().options.durability)
+        self.write_one(key, Some(value), PutOptions::new())
     }
 
     /// Sets a key as the options say.
@@ -145,8 +145,7 @@ impl Node {
         value: impl AsRef<[u8]>,
         options: PutOptions,
     ) -> impl Future<Output = Result<()>> + Send + 'static {
-        let durability = options.durability.unwrap_or(self.core().options.durability);
-        self.write_one(copy(key), Some(copy(value)), durability)
+        self.write_one(copy(key), Some(copy(value)), options)
     }
 
     /// Removes a key; removing an absent one is fine.
@@ -154,17 +153,17 @@ impl Node {
     /// # Errors
     /// As [`Node::put`].
     pub fn delete(&self, key: impl AsRef<[u8]>) -> impl Future<Output = Result<()>> + Send + 'static {
-        self.write_one(copy(key), None, self.core().options.durability)
+        self.write_one(copy(key), None, PutOptions::new())
     }
 
     fn write_one(
         &self,
         key: Bytes,
         value: Option<Bytes>,
-        durability: Durability,
+        options: PutOptions,
     ) -> impl Future<Output = Result<()>> + Send + 'static {
         let node = self.clone();
-        async move { node.core().write_one(key, value, durability, Caller::Async, None).await }
+        async move { node.core().write_one(key, value, options, Caller::Async, None).await }
     }
 
     /// Sets a key that is absent.
@@ -225,7 +224,7 @@ impl Node {
 
     /// Reads a key and writes what `change` makes of its value, with no other write between. `change` returns
     /// an `Option` (`Some` puts, `None` deletes) or a [`Change`]; it is called at most once, on a thread of
-    /// the node, and should be quick. Returns the value before.
+    /// the node, and should be quick. Returns the value before. Where a value expires, the new one does so, too.
     ///
     /// # Errors
     /// As [`Node::put`]; `Internal` when `change` panics (nothing was written).
@@ -238,7 +237,7 @@ impl Node {
         async move { done.await.map(|done| done.previous) }
     }
 
-    /// Adds `by` to the decimal number that the key holds (0 when absent); returns the sum.
+    /// Adds `by` to the decimal number that the key holds (0 when absent); returns the sum. An expiry stays.
     ///
     /// # Errors
     /// `Invalid` when the value is not a 64-bit number or the sum overflows; otherwise as [`Node::put`].
@@ -251,7 +250,7 @@ impl Node {
         async move { done.await.and_then(|done| update::number(done.current.as_deref())) }
     }
 
-    /// Sets the key if its value is as expected; returns whether it was.
+    /// Sets the key if its value is as expected; returns whether it was. An expiry stays.
     ///
     /// # Errors
     /// As [`Node::put`].

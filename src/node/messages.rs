@@ -19,7 +19,7 @@
 //! # });
 //! ```
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use actix::{Handler, Message, ResponseFuture};
 use bytes::Bytes;
@@ -29,6 +29,7 @@ use super::{
     coordinator::Coordinator,
     node_core::NodeCore,
     options::Durability,
+    put_options::PutOptions,
     read_path,
     scan::{Pair, ScanPlan, ShardsScan},
     snapshot::Snapshot,
@@ -72,7 +73,7 @@ impl MultiGet {
 pub struct Put {
     key: Bytes,
     value: Bytes,
-    durability: Option<Durability>,
+    options: PutOptions,
     permit: Option<Permit>,
 }
 
@@ -80,13 +81,20 @@ impl Put {
     /// Sets `key` to `value`; both are copied.
     pub fn new(key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
         let (key, value) = (Bytes::copy_from_slice(key.as_ref()), Bytes::copy_from_slice(value.as_ref()));
-        Self { key, value, durability: None, permit: None }
+        Self { key, value, options: PutOptions::new(), permit: None }
     }
 
     /// Says what the reply promises; the node's `durability` otherwise.
     #[must_use]
     pub fn durability(mut self, durability: Durability) -> Self {
-        self.durability = Some(durability);
+        self.options.durability = Some(durability);
+        self
+    }
+
+    /// Says how long the value is there.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.options.ttl = Some(ttl);
         self
     }
 
@@ -243,15 +251,14 @@ macro_rules! answer {
 answer!(Get => Option<Bytes>, |core, message| read_path::get_async(&core, message.key).await);
 answer!(MultiGet => Vec<Option<Bytes>>, |core, message| core.multi_get_async(message.keys).await);
 answer!(Put => (), |core, message| {
-    let Put { key, value, durability, permit: carried } = message;
+    let Put { key, value, options, permit: carried } = message;
     let permit = permit(&core, carried, key.len() + value.len())?;
-    let durability = durability.unwrap_or(core.options.durability);
-    core.write_one(key, Some(value), durability, Caller::Async, Some(permit)).await
+    core.write_one(key, Some(value), options, Caller::Async, Some(permit)).await
 });
 answer!(Delete => (), |core, message| {
     let Delete { key, permit: carried } = message;
     let permit = permit(&core, carried, key.len())?;
-    core.write_one(key, None, core.options.durability, Caller::Async, Some(permit)).await
+    core.write_one(key, None, PutOptions::new(), Caller::Async, Some(permit)).await
 });
 answer!(Write => (), |core, message| {
     let Write { batch, permit: carried } = message;

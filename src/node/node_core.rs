@@ -250,7 +250,9 @@ impl NodeCore {
     /// The node's time in milliseconds since the epoch; never goes backwards.
     pub(super) fn now_ms(&self) -> u64 {
         let wall = self.env.clock.wall_ms();
-        self.clock_ms.fetch_max(wall, Ordering::AcqRel).max(wall)
+        // NOTE: looks first, so that the line is written to once a millisecond at most.
+        let seen = self.clock_ms.load(Ordering::Acquire);
+        if wall <= seen { seen } else { self.clock_ms.fetch_max(wall, Ordering::AcqRel).max(wall) }
     }
 
     pub(super) fn note_append_failure(&self, shard: &ShardCore, error: &Error) {

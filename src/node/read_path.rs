@@ -6,8 +6,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{node_core::NodeCore, snapshot::SnapshotCore, workers::WorkerPool, write_path::Caller};
+use super::{
+    node_core::NodeCore, request::StoredValue, snapshot::SnapshotCore, workers::WorkerPool,
+    write_path::Caller,
+};
 use crate::{
+    entry::ValueKind,
     error::{Error, Result},
     ids::SeqNo,
     key::{KeyHash, check_key},
@@ -145,14 +149,14 @@ impl NodeCore {
         self.snapshot_of(|index| wanted.get(index).copied().unwrap_or(false)).await
     }
 
-    /// What a view says of a key, memory and tables together; for the base of an update.
+    /// What a view says of a key, memory and tables together, expired or not; for the base of an update.
     pub(super) async fn read_view(
         &self,
         view: Arc<ReadView>,
         hash: KeyHash,
         key: &Bytes,
         caller: Caller,
-    ) -> Result<Option<Bytes>> {
+    ) -> Result<Option<StoredValue>> {
         let mode = if caller == Caller::Blocking { ReadMode::Blocking } else { ReadMode::NoWait };
         let lookup = match view.get(hash, key, SeqNo::MAX, mode)? {
             Lookup::WouldBlock => {
@@ -161,6 +165,11 @@ impl NodeCore {
             }
             lookup => lookup,
         };
-        Ok(self.visible(lookup))
+        Ok(match lookup {
+            Lookup::Found(entry) if entry.kind == ValueKind::Put => {
+                Some(StoredValue { value: entry.value, expires_at_ms: entry.expires_at_ms })
+            }
+            _ => None,
+        })
     }
 }

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::{
     admission::Permit,
     batch_parts::BatchParts,
+    expiry::Expiry,
     options::Durability,
     step::{ChangeFn, StepDone},
 };
@@ -40,9 +41,16 @@ pub(super) struct TurnStep {
 }
 
 pub(super) enum Action {
-    Put(Bytes),
+    Put(Bytes, Expiry),
     Delete,
     Update { base: Base, change: ChangeFn },
+}
+
+/// A value, and when it expires.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct StoredValue {
+    pub value: Bytes,
+    pub expires_at_ms: Option<u64>,
 }
 
 /// What the tables said of an update's key before the turn. It holds as long as no flush has moved newer
@@ -51,7 +59,7 @@ pub(super) enum Action {
 pub(super) struct Base {
     pub incarnation: u64,
     pub flush_count: u64,
-    pub value: Option<Bytes>,
+    pub value: Option<StoredValue>,
 }
 
 impl Base {

@@ -4,6 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use super::expiry::Expiry;
 use crate::error::Result;
 
 /// One write. Steps handed over together are independent of each other; those of one shard run in their
@@ -15,6 +16,8 @@ pub enum Step {
         key: Bytes,
         /// Its new value.
         value: Bytes,
+        /// Until when; [`Expiry::Keep`] is for updates.
+        expiry: Expiry,
     },
     /// Removes a key; removing an absent one is fine.
     Delete {
@@ -31,8 +34,20 @@ pub enum Step {
     },
 }
 
-/// What an update does with the current value of its key (`None`: absent).
-pub type ChangeFn = Box<dyn FnOnce(Option<&[u8]>) -> Result<Change> + Send>;
+/// What an update does with what its key has (`None`: it is absent).
+pub type ChangeFn = Box<dyn FnOnce(Option<Current<'_>>) -> Result<Change> + Send>;
+
+/// What a key has, as an update finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Current<'a> {
+    /// Its value.
+    pub value: &'a [u8],
+    /// When that expires, in milliseconds since the Unix epoch; `None`: never.
+    pub expires_at_ms: Option<u64>,
+    /// What the node's clock says now.
+    pub now_ms: u64,
+}
 
 impl Step {
     /// The key that the step writes.
@@ -45,7 +60,7 @@ impl Step {
     /// What the step counts for in admission, in bytes.
     pub(super) fn bytes(&self) -> usize {
         match self {
-            Self::Put { key, value } => key.len() + value.len(),
+            Self::Put { key, value, .. } => key.len() + value.len(),
             Self::Delete { key } | Self::Update { key, .. } => key.len(),
         }
     }
@@ -66,8 +81,12 @@ impl fmt::Debug for Step {
 /// `None` deletes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// The key gets this value.
+    /// The key gets this value; its expiry stays.
     Put(Bytes),
+    /// The key gets this value, until then.
+    PutUntil(Bytes, Expiry),
+    /// The key keeps its value, until then; nothing is written if it is absent.
+    Expire(Expiry),
     /// The key is removed.
     Delete,
     /// Nothing is written.
@@ -87,4 +106,6 @@ pub struct StepDone {
     pub previous: Option<Bytes>,
     /// The value after.
     pub current: Option<Bytes>,
+    /// Whether something was written.
+    pub is_changed: bool,
 }

@@ -17,15 +17,17 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    conditions::Verdict,
+    conditions::{Verdict, judge},
+    expiry::Expiry,
     node_core::NodeCore,
     options::Durability,
-    request::{Action, BatchAnswer, StepResult, TurnStep, Work, WriteRequest},
+    request::{Action, BatchAnswer, StepResult, StoredValue, TurnStep, Work, WriteRequest},
     shard_core::{ShardCore, Turn, outcome_unknown},
-    step::{Change, StepDone},
+    step::{Change, Current, StepDone},
     write_path::Caller,
 };
 use crate::{
+    entry::ValueKind,
     error::{Error, Result},
     ids::SeqNo,
     key::{KeyHash, check_value},
@@ -213,7 +215,7 @@ impl NodeCore {
                 Answer::Steps { results: self.stage_steps(shard, writer, steps), reply }
             }
             Work::Batch { parts, reply } => {
-                let verdict = self.judge(shard, writer, &parts);
+                let verdict = judge(shard, writer, &parts, self.time_for(&parts));
                 if matches!(verdict, Verdict::Holds) {
                     parts.writes_of(shard.index).for_each(|op| writer.stage(&op));
                 }
@@ -251,13 +253,14 @@ impl NodeCore {
     fn stage_step(&self, shard: &ShardCore, writer: &mut TreeWriter, step: TurnStep) -> StepResult {
         let TurnStep { hash, key, action } = step;
         let (base, change) = match action {
-            Action::Put(value) => {
-                writer.stage(&WriteOp::new(hash, &key, Some(&value)));
-                return StepResult::Done(StepDone::default());
+            Action::Put(value, expiry) => {
+                let expires_at_ms = expiry.at_ms(|| self.now_ms(), None);
+                writer.stage(&WriteOp { expires_at_ms, ..WriteOp::new(hash, &key, Some(&value)) });
+                return StepResult::Done(StepDone { is_changed: true, ..StepDone::default() });
             }
             Action::Delete => {
                 writer.stage(&WriteOp::new(hash, &key, None));
-                return StepResult::Done(StepDone::default());
+                return StepResult::Done(StepDone { is_changed: true, ..StepDone::default() });
             }
             // NOTE: what updates write is not known when they are admitted.
             Action::Update { base, change } if writer.staged_bytes() > MAX_UPDATED_BYTES => {
@@ -267,16 +270,26 @@ impl NodeCore {
         };
         let now_ms = self.now_ms();
         let in_memory = writer.newest_in_memory(hash, &key).map(|entry| {
-            is_visible(entry.kind, entry.expires_at_ms, now_ms).then(|| Bytes::copy_from_slice(entry.value))
+            (entry.kind == ValueKind::Put).then(|| StoredValue {
+                value: Bytes::copy_from_slice(entry.value),
+                expires_at_ms: entry.expires_at_ms,
+            })
         });
-        let previous = match in_memory {
+        let stored = match in_memory {
             Some(value) => value,
             None if base.holds_at(shard.incarnation, writer.flush_count()) => base.value,
             None => {
                 return StepResult::Stale(TurnStep { hash, key, action: Action::Update { base, change } });
             }
         };
-        let called = catch_unwind(AssertUnwindSafe(|| change(previous.as_deref())));
+        // NOTE: judged now: what was read before the turn may have expired since.
+        let previous = stored.filter(|stored| is_visible(ValueKind::Put, stored.expires_at_ms, now_ms));
+        let current = previous.as_ref().map(|stored| Current {
+            value: &stored.value,
+            expires_at_ms: stored.expires_at_ms,
+            now_ms,
+        });
+        let called = catch_unwind(AssertUnwindSafe(|| change(current)));
         let change = match called {
             Ok(Ok(change)) => change,
             Ok(Err(error)) => return StepResult::Failed(error),
@@ -286,21 +299,24 @@ impl NodeCore {
                 ));
             }
         };
-        let current = match change {
-            Change::Keep => previous.clone(),
-            Change::Put(value) => {
-                if let Err(error) = check_value(&value) {
-                    return StepResult::Failed(error);
-                }
-                writer.stage(&WriteOp::new(hash, &key, Some(&value)));
-                Some(value)
+        let before = previous.as_ref().and_then(|stored| stored.expires_at_ms);
+        let previous = previous.map(|stored| stored.value);
+        let (value, expiry) = match change {
+            Change::Keep => {
+                return StepResult::Done(StepDone { current: previous.clone(), previous, is_changed: false });
             }
-            Change::Delete => {
-                writer.stage(&WriteOp::new(hash, &key, None));
-                None
-            }
+            Change::Put(value) => (Some(value), Expiry::Keep),
+            Change::PutUntil(value, expiry) => (Some(value), expiry),
+            Change::Expire(expiry) if previous.is_some() => (previous.clone(), expiry),
+            Change::Expire(_) => return StepResult::Done(StepDone::default()),
+            Change::Delete => (None, Expiry::Never),
         };
-        StepResult::Done(StepDone { previous, current })
+        if let Some(Err(error)) = value.as_deref().map(check_value) {
+            return StepResult::Failed(error);
+        }
+        let expires_at_ms = expiry.at_ms(|| now_ms, before);
+        writer.stage(&WriteOp { expires_at_ms, ..WriteOp::new(hash, &key, value.as_deref()) });
+        StepResult::Done(StepDone { previous, current: value, is_changed: true })
     }
 }
 

@@ -18,7 +18,11 @@ pub(super) fn update<C: Into<Change>>(
     key: Bytes,
     change: impl FnOnce(Option<&[u8]>) -> C + Send + 'static,
 ) -> Step {
-    Step::Update { key, change: Box::new(move |value| Ok(change(value).into())) }
+    update_by(key, move |value| Ok(change(value).into()))
+}
+
+fn update_by(key: Bytes, change: impl FnOnce(Option<&[u8]>) -> Result<Change> + Send + 'static) -> Step {
+    Step::Update { key, change: Box::new(move |current| change(current.map(|current| current.value))) }
 }
 
 pub(super) fn put_if_absent(key: Bytes, value: Bytes) -> Step {
@@ -26,7 +30,7 @@ pub(super) fn put_if_absent(key: Bytes, value: Bytes) -> Step {
         None => Ok(Change::Put(value)),
         Some(_) => Err(Error::conflict("the key is there already")),
     };
-    Step::Update { key, change: Box::new(change) }
+    update_by(key, change)
 }
 
 pub(super) fn compare_and_set(key: Bytes, expected: Expected<'_>, value: Option<Bytes>) -> Step {
@@ -41,7 +45,7 @@ pub(super) fn compare_and_set(key: Bytes, expected: Expected<'_>, value: Option<
             Err(Error::conflict("the value is not as expected"))
         }
     };
-    Step::Update { key, change: Box::new(change) }
+    update_by(key, change)
 }
 
 /// Whether a compare found what it expected.
@@ -59,7 +63,7 @@ pub(super) fn increment(key: Bytes, by: i64) -> Step {
         let sum = sum.ok_or_else(|| Error::invalid("the increment would overflow a 64-bit number"))?;
         Ok(Change::Put(Bytes::from(sum.to_string())))
     };
-    Step::Update { key, change: Box::new(change) }
+    update_by(key, change)
 }
 
 /// The decimal number that a value holds; 0 for an absent one.

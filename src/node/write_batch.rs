@@ -1,8 +1,13 @@
 //! A batch: writes that happen all or not at all, over all shards, and on which conditions.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
-use super::options::Durability;
+use super::{
+    expiry::{check_ttl, whole_ms},
+    options::Durability,
+};
 use crate::{
     error::{Error, Result},
     key::{check_key, check_value},
@@ -42,6 +47,7 @@ pub struct WriteBatch {
     writes: Vec<Item>,
     conditions: Vec<Item>,
     pub(super) durability: Option<Durability>,
+    has_ttl: bool,
     bytes: usize,
 }
 
@@ -52,6 +58,8 @@ struct Item {
     at: usize,
     key_len: usize,
     value: ItemValue,
+    /// How long a value that is put is there, in milliseconds.
+    ttl_ms: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -95,6 +103,19 @@ impl WriteBatch {
         self
     }
 
+    /// Sets a key for so long, from the call that writes the batch on; a millisecond at least. Key and value are copied.
+    pub fn put_with_ttl(
+        &mut self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        ttl: Duration,
+    ) -> &mut Self {
+        self.has_ttl = true;
+        let write = Item { ttl_ms: Some(whole_ms(ttl)), ..self.item(key.as_ref(), Some(value.as_ref())) };
+        self.writes.push(write);
+        self
+    }
+
     /// Removes a key; removing an absent one is fine.
     pub fn delete(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
         let write = self.item(key.as_ref(), None);
@@ -132,7 +153,7 @@ impl WriteBatch {
             }
             Some(value) => ItemValue::Shared(Bytes::copy_from_slice(value)),
         };
-        Item { at, key_len: key.len(), value }
+        Item { at, key_len: key.len(), value, ttl_ms: None }
     }
 
     /// Says what the batch's ack promises; the node's `durability` otherwise.
@@ -160,6 +181,17 @@ impl WriteBatch {
     #[inline]
     pub(super) fn write(&self, number: usize) -> (&[u8], Option<&[u8]>) {
         self.writes.get(number).map_or((&[], None), |write| self.pair(write))
+    }
+
+    /// Whether a value is put that expires.
+    pub(super) const fn has_ttl(&self) -> bool {
+        self.has_ttl
+    }
+
+    /// How long the value of a write is there, in milliseconds; `None`: until it is removed.
+    #[inline]
+    pub(super) fn ttl_ms(&self, number: usize) -> Option<u64> {
+        self.writes.get(number).and_then(|write| write.ttl_ms)
     }
 
     /// The keys of the conditions, and the values that they must have; `None`: absent.
@@ -191,6 +223,10 @@ impl WriteBatch {
                 "the batch has {} bytes; a batch has at most {MAX_BATCH_BYTES}: split it",
                 self.bytes
             )));
+        }
+        if self.has_ttl {
+            let mut ttls = self.writes.iter().map(|write| write.ttl_ms.map(Duration::from_millis));
+            ttls.try_for_each(check_ttl)?;
         }
         let writes = (0..self.len()).map(|number| self.write(number));
         writes.chain(self.conditions()).try_for_each(|(key, value)| {

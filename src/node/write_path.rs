@@ -2,20 +2,19 @@
 //! few looks (a thread that may wait spins between them, a task lets other tasks run), through admission and the
 //! inbox otherwise.
 
-use std::{collections::BTreeMap, sync::Arc, task::Poll};
+use std::{collections::BTreeMap, sync::Arc, task::Poll, time::Duration};
 
 use bytes::Bytes;
 
 use super::{
     admission::Permit,
-    batch::{BatchRequest, RoundBatch},
-    batch_parts::BatchParts,
+    expiry::{Expiry, check_ttl},
     node_core::{NodeCore, ShardSlot},
     options::Durability,
-    request::{Action, Base, BatchAnswer, StepResult, TurnStep, Work, WriteRequest},
+    put_options::PutOptions,
+    request::{Action, Base, StepResult, TurnStep, Work, WriteRequest},
     shard_core::{ShardCore, outcome_unknown},
     step::{Step, StepDone},
-    write_batch::WriteBatch,
 };
 use crate::{
     error::{Error, Result},
@@ -47,10 +46,17 @@ impl NodeCore {
     ///
     /// # Errors
     /// `Invalid`.
-    pub(super) fn lone_write<'a>(&self, key: &'a [u8], value: Option<&'a [u8]>) -> Result<WriteOp<'a>> {
+    pub(super) fn lone_write<'a>(
+        &self,
+        key: &'a [u8],
+        value: Option<&'a [u8]>,
+        ttl: Option<Duration>,
+    ) -> Result<WriteOp<'a>> {
         check_key(key)?;
         value.map_or(Ok(()), check_value)?;
-        Ok(WriteOp::new(self.router.hash(key), key, value))
+        check_ttl(ttl)?;
+        let expires_at_ms = ttl.and_then(|ttl| Expiry::In(ttl).at_ms(|| self.now_ms(), None));
+        Ok(WriteOp { expires_at_ms, ..WriteOp::new(self.router.hash(key), key, value) })
     }
 
     /// Writes one key on this thread, if its shard is idle and the thread may. It needs no bytes of its own then.
@@ -77,11 +83,12 @@ impl NodeCore {
         &self,
         key: Bytes,
         value: Option<Bytes>,
-        durability: Durability,
+        options: PutOptions,
         caller: Caller,
         permit: Option<Permit>,
     ) -> Result<()> {
-        let op = self.lone_write(&key, value.as_deref())?;
+        let durability = options.durability.unwrap_or(self.options.durability);
+        let op = self.lone_write(&key, value.as_deref(), options.ttl)?;
         // NOTE: with a permit it came as a message, and does not let the later ones of its sender by.
         let mut yields = if permit.is_none() { MOST_YIELDS } else { 0 };
         loop {
@@ -94,8 +101,8 @@ impl NodeCore {
             yields -= 1;
             yield_now().await;
         }
-        let hash = op.hash;
-        self.queue_write(hash, key, value, durability, permit).await
+        let (hash, action) = (op.hash, put_or_delete(value, options.ttl));
+        self.queue_write(TurnStep { hash, key, action }, durability, permit).await
     }
 
     /// Writes one key that was hashed, and could not be written in place.
@@ -104,18 +111,16 @@ impl NodeCore {
     /// As a put.
     pub(super) async fn queue_write(
         &self,
-        hash: KeyHash,
-        key: Bytes,
-        value: Option<Bytes>,
+        step: TurnStep,
         durability: Durability,
         permit: Option<Permit>,
     ) -> Result<()> {
         self.lifecycle.check_open()?;
-        let shard = self.shard(self.router.shard(hash))?;
-        let bytes = key.len() + value.as_ref().map_or(0, Bytes::len);
-        let action = value.map_or(Action::Delete, Action::Put);
+        let shard = self.shard(self.router.shard(step.hash))?;
+        let value = if let Action::Put(value, _) = &step.action { value.len() } else { 0 };
+        let bytes = step.key.len() + value;
         let (reply, answer) = oneshot::channel();
-        let work = Work::Steps { steps: vec![TurnStep { hash, key, action }], reply };
+        let work = Work::Steps { steps: vec![step], reply };
         self.queue(&shard, work, bytes, durability, permit).await?;
         let results = answer.await.map_err(|_| outcome_unknown())?;
         match results.into_iter().next() {
@@ -148,74 +153,6 @@ impl NodeCore {
             put_result(&mut results, place, result);
         }
         results
-    }
-
-    /// Writes a batch: all or nothing.
-    ///
-    /// # Errors
-    /// As a put.
-    pub(super) async fn write_batch(
-        self: &Arc<Self>,
-        batch: WriteBatch,
-        caller: Caller,
-        mut permit: Option<Permit>,
-    ) -> Result<()> {
-        batch.check()?;
-        self.lifecycle.check_open()?;
-        let durability = batch.durability.unwrap_or(self.options.durability);
-        let mut parts = BatchParts::new(batch, self.router);
-        loop {
-            if parts.conditions() > 0 {
-                // NOTE: waits first, and reads then: what is read is not to be old when the turn comes.
-                permit = self.admit_batch(&parts, permit).await?;
-                parts = self.read_for_conditions(parts, caller).await?;
-            }
-            match self.try_batch(parts, durability, caller, permit.take()).await? {
-                BatchAnswer::Done(result) => return result,
-                BatchAnswer::Stale(again) => parts = again,
-            }
-        }
-    }
-
-    async fn try_batch(
-        &self,
-        parts: BatchParts,
-        durability: Durability,
-        caller: Caller,
-        permit: Option<Permit>,
-    ) -> Result<BatchAnswer> {
-        let Some(first) = parts.shards().next() else { return Ok(BatchAnswer::Done(Ok(()))) };
-        let first_shard = self.shard(first)?;
-        if parts.shards().nth(1).is_none() {
-            let bytes = parts.bytes();
-            let (reply, answer) = oneshot::channel();
-            let work = Work::Batch { parts, reply };
-            self.dispatch(&first_shard, work, bytes, durability, caller, permit).await?;
-            return answer.await.map_err(|_| outcome_unknown());
-        }
-        if self.may_run_in_place(&first_shard, durability, caller)
-            && let Some(outcome) = self.try_batch_in_place(RoundBatch { parts: &parts, durability })
-        {
-            return Ok(BatchAnswer::of(outcome, parts));
-        }
-        let permit = self.admit_batch(&parts, permit).await?;
-        let lane = self.batch_lane.lock().clone().ok_or_else(Error::closed)?;
-        let (reply, answer) = oneshot::channel();
-        let request = BatchRequest { parts, durability, reply, _permit: permit };
-        lane.send_async(Some(request)).await.map_err(|_| Error::closed())?;
-        drop(lane);
-        answer.await.map_err(|_| outcome_unknown())
-    }
-
-    /// Waits until there is memory for a batch, and for its permit at its first shard, if it has none.
-    async fn admit_batch(&self, parts: &BatchParts, permit: Option<Permit>) -> Result<Option<Permit>> {
-        let Some(first) = parts.shards().next() else { return Ok(permit) };
-        let first = self.shard(first)?;
-        self.wait_for_memory(&first).await?;
-        Ok(Some(match permit {
-            Some(permit) => permit,
-            None => first.admission.acquire(parts.bytes()).await?,
-        }))
     }
 
     /// Runs a request's turn on this thread if the shard is idle, and queues it otherwise.
@@ -259,7 +196,7 @@ impl NodeCore {
 
     /// A turn waits for one `write`, and for the disk if a sync is asked: an async caller's thread runs it
     /// only while `write`s are quick, and never with a sync.
-    fn may_run_in_place(&self, shard: &ShardCore, durability: Durability, caller: Caller) -> bool {
+    pub(super) fn may_run_in_place(&self, shard: &ShardCore, durability: Durability, caller: Caller) -> bool {
         let may_wait =
             caller == Caller::Blocking || (durability == Durability::Buffered && shard.turns_are_quick());
         may_wait && !self.accountant.full()
@@ -278,8 +215,13 @@ impl NodeCore {
     fn check_step(&self, step: &Step) -> Result<usize> {
         self.lifecycle.check_open()?;
         check_key(step.key())?;
-        if let Step::Put { value, .. } = step {
+        if let Step::Put { value, expiry, .. } = step {
             check_value(value)?;
+            match expiry {
+                Expiry::In(ttl) => check_ttl(Some(*ttl))?,
+                Expiry::Keep => return Err(Error::invalid("a put keeps no expiry: use an update")),
+                Expiry::Never | Expiry::At(_) => {}
+            }
         }
         Ok(self.router.shard(self.router.hash(step.key())))
     }
@@ -338,7 +280,7 @@ impl NodeCore {
     async fn turn_step(&self, step: Step, caller: Caller) -> Result<TurnStep> {
         let hash = self.router.hash(step.key());
         Ok(match step {
-            Step::Put { key, value } => TurnStep { hash, key, action: Action::Put(value) },
+            Step::Put { key, value, expiry } => TurnStep { hash, key, action: Action::Put(value, expiry) },
             Step::Delete { key } => TurnStep { hash, key, action: Action::Delete },
             Step::Update { key, change } => {
                 let base = self.read_base(hash, &key, caller).await?;
@@ -362,6 +304,12 @@ impl NodeCore {
         let value = self.read_view(view, hash, key, caller).await?;
         Ok(Base { incarnation: shard.incarnation, flush_count, value })
     }
+}
+
+/// A lone write's action. A value's time begins with its turn.
+pub(super) fn put_or_delete(value: Option<Bytes>, ttl: Option<Duration>) -> Action {
+    let expiry = ttl.map_or(Expiry::Never, Expiry::In);
+    value.map_or(Action::Delete, |value| Action::Put(value, expiry))
 }
 
 /// Lets the other tasks of whatever runtime this is run first.

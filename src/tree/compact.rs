@@ -78,6 +78,8 @@ pub struct CompactionOutput {
     inputs: Vec<Arc<TableHandle>>,
     run: u64,
     merged: Merged,
+    /// What was dropped had expired by then.
+    clock_high_ms: u64,
     _mark: CompactionMark,
 }
 
@@ -250,7 +252,7 @@ impl Tree {
             self.sync_level(choice.target, &merged)?;
             merged
         };
-        Ok(CompactionOutput { choice, inputs, run, merged, _mark: mark })
+        Ok(CompactionOutput { choice, inputs, run, merged, clock_high_ms: watermark.now_ms, _mark: mark })
     }
 
     /// Installs a compaction: the inputs leave the manifest, the outputs enter it. Input files go when no view
@@ -260,7 +262,7 @@ impl Tree {
     /// `NoSpace`, `Io`, `Poisoned` from the manifest; `Busy` after [`Tree::revoke`]. Nothing has changed.
     pub fn install_compaction(&self, output: CompactionOutput) -> Result<CompactionDone> {
         // NOTE: the mark first, so that it is dropped last: a tree is at rest when the inputs' files are gone.
-        let CompactionOutput { _mark, choice, inputs, run, mut merged } = output;
+        let CompactionOutput { _mark, choice, inputs, run, mut merged, clock_high_ms } = output;
         let added = if choice.is_move {
             let moved = |table: &Arc<TableHandle>| {
                 table.moved(TableRecord { level: choice.target, run, ..TableRecord::clone(table.record()) })
@@ -272,6 +274,7 @@ impl Tree {
         let edit = VersionEdit {
             added: added.iter().map(|table| TableRecord::clone(table.record())).collect(),
             removed: choice.inputs.iter().map(|table| table.file).collect(),
+            clock_high_ms,
             ..VersionEdit::default()
         };
         if inputs.len() != edit.removed.len() {

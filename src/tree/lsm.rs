@@ -308,15 +308,27 @@ impl Tree {
 
     /// Moves the manifest's floor to `segment`: nothing of the recovered log before it is needed.
     pub(super) fn pass_log(&self, segment: SegmentNumber) -> Result<()> {
-        let edit = VersionEdit { wal_floor: Some(segment), ..VersionEdit::default() };
+        self.install_fact(VersionEdit { wal_floor: Some(segment), ..VersionEdit::default() })?;
+        self.free_log(segment)
+    }
+
+    /// Makes it durable that the node's clock has come so far.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`, `Poisoned` from the manifest.
+    pub fn note_clock(&self, now_ms: u64) -> Result<()> {
+        self.install_fact(VersionEdit { clock_high_ms: now_ms, ..VersionEdit::default() })
+    }
+
+    /// Installs an edit that changes no table.
+    fn install_fact(&self, edit: VersionEdit) -> Result<()> {
         let mut nothing = Merged::new(Arc::clone(&self.context.storage), self.dir.clone());
         self.install(edit, &mut nothing, Vec::new(), |view, version| ReadView {
             active: Arc::clone(&view.active),
             sealed: view.sealed.clone(),
             version,
             flush_count: view.flush_count,
-        })?;
-        self.free_log(segment)
+        })
     }
 
     /// Frees a log that recovery has made durable, up to `segment`. The files stay for

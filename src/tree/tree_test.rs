@@ -39,13 +39,9 @@ fn filled(sim: &SimStorage, options: &TreeOptions, rounds: usize) -> Shard {
 }
 
 fn compact_fully(shard: &Shard, oldest_snapshot: u64, now_ms: u64) {
+    let bound = shard.tree.full_bound();
     for _ in 0..1000 {
-        match shard.tree.plan_full_compaction(
-            &KeyRange::all(),
-            shard.tree.full_bound(),
-            SeqNo(oldest_snapshot),
-            now_ms,
-        ) {
+        match shard.tree.plan_full_compaction(&KeyRange::all(), bound, SeqNo(oldest_snapshot), now_ms) {
             FullCompaction::Nothing => return,
             FullCompaction::Busy => panic!("nothing runs"),
             FullCompaction::Plan(plan) => {

@@ -12,15 +12,17 @@ pub use snapshot::Snapshot;
 
 use super::{
     env::Env,
+    expiry::{Presence, TimeToLive},
     handle::Expected,
     options::NodeOptions,
     put_options::PutOptions,
     read_path::PointReads,
+    request::TurnStep,
     stats::NodeStats,
     step::{Change, Step, StepDone},
     update,
     write_batch::WriteBatch,
-    write_path::Caller,
+    write_path::{Caller, put_or_delete},
 };
 use crate::{
     error::{Error, Result},
@@ -103,7 +105,7 @@ impl Node {
     /// As [`Node::put`].
     pub fn put_bytes(&self, key: Bytes, value: Bytes) -> Result<()> {
         let core = self.node.core();
-        pollster::block_on(core.write_one(key, Some(value), core.options.durability, Caller::Blocking, None))
+        pollster::block_on(core.write_one(key, Some(value), PutOptions::new(), Caller::Blocking, None))
     }
 
     /// Removes a key; removing an absent one is fine.
@@ -118,12 +120,13 @@ impl Node {
     fn write_one(&self, key: &[u8], value: Option<&[u8]>, options: PutOptions) -> Result<()> {
         let core = self.node.core();
         let durability = options.durability.unwrap_or(core.options.durability);
-        let op = core.lone_write(key, value)?;
+        let op = core.lone_write(key, value, options.ttl)?;
         if let Some(done) = core.try_write_in_place(&op, durability, Caller::Blocking) {
             return done;
         }
-        let (key, value) = (Bytes::copy_from_slice(key), value.map(Bytes::copy_from_slice));
-        pollster::block_on(core.queue_write(op.hash, key, value, durability, None))
+        let action = put_or_delete(value.map(Bytes::copy_from_slice), options.ttl);
+        let step = TurnStep { hash: op.hash, key: Bytes::copy_from_slice(key), action };
+        pollster::block_on(core.queue_write(step, durability, None))
     }
 
     /// Sets a key that is absent.
@@ -140,6 +143,14 @@ impl Node {
     /// `Invalid`, `Closed`, `Io`, `Corruption`.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
         self.node.core().get_blocking(key.as_ref())
+    }
+
+    /// How long a key stays; `None` if it is absent.
+    ///
+    /// # Errors
+    /// As [`Node::get`].
+    pub fn time_to_live(&self, key: impl AsRef<[u8]>) -> Result<Option<TimeToLive>> {
+        self.node.core().expiry_of_blocking(key.as_ref()).map(Presence::time_to_live)
     }
 
     /// The values of keys, in their order, all as of one moment.

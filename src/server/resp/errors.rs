@@ -24,8 +24,8 @@ pub(super) const DATABASE_OUT_OF_RANGE: &str = "ERR DB index is out of range";
 pub(super) const INVALID_CURSOR: &str = "ERR invalid cursor";
 pub(super) const UNKNOWN_CURSOR: &str = "ERR unknown cursor: it was not given by this server, or the scan was left \
                                          for so long that it has been forgotten; start again with 0";
-pub(super) const NO_EXPIRY: &str =
-    "ERR expiry is not supported yet: the options EX, PX, EXAT and PXAT cannot be used";
+pub(super) const NX_AND_OTHERS: &str = "ERR NX and XX, GT or LT options at the same time are not compatible";
+pub(super) const GT_AND_LT: &str = "ERR GT and LT options at the same time are not compatible";
 pub(super) const FLUSH_DISABLED: &str =
     "ERR FLUSHALL and FLUSHDB are disabled; enable them in the settings of the server";
 pub(super) const TOO_MANY_CLIENTS: &str = "ERR max number of clients reached";
@@ -37,6 +37,14 @@ pub(super) const REPLY_TOO_LARGE: &str =
 
 pub(super) fn wrong_arity(command: &str) -> Reply {
     Reply::error(format!("ERR wrong number of arguments for '{command}' command"))
+}
+
+pub(super) fn invalid_expiry(command: &str) -> Reply {
+    Reply::error(format!("ERR invalid expire time in '{command}' command"))
+}
+
+pub(super) fn unsupported_option(option: &[u8]) -> Reply {
+    Reply::error(format!("ERR Unsupported option {}", quoted(option, QUOTED_BYTES)))
 }
 
 pub(super) fn unknown_command(arguments: &[Bytes]) -> Reply {

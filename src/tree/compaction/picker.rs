@@ -20,8 +20,8 @@ use crate::{
 
 /// A score from here on means that a compaction is due.
 pub const DUE_PERMILLE: u32 = 1000;
-/// A table of the last level is rewritten if it has so large a part of versions that nobody reads any more: a tenth.
-const SUPERSEDED_PART: u64 = 10;
+/// A table of the last level is rewritten if so large a part of it is read by nobody any more: a tenth.
+const DEAD_PART: u64 = 10;
 
 /// The tables of a shard as plain data.
 #[derive(Clone, Debug, Default)]
@@ -178,7 +178,7 @@ pub fn pick_full(situation: &Situation<'_>, range: &KeyRange, bound: FullBound) 
     };
     let shrinks = |table: &Arc<TableRecord>| {
         let hides = table.superseded > 0 && table.max_seqno <= situation.watermark.oldest_snapshot;
-        hides || is_garbage(table, situation.watermark)
+        hides || table.expiring > 0 || is_garbage(table, situation.watermark)
     };
     let upper = what_hangs_together(levels, range);
     let candidates: Vec<Vec<_>> = if upper.iter().any(is_meant) {
@@ -240,7 +240,7 @@ fn is_garbage(table: &TableRecord, watermark: Watermark) -> bool {
     // it hides can go at once; but any scan is a snapshot for a moment, and leaves a few versions.
     let enough = match table.level {
         Level::L2 if table.tombstones > 0 => 1,
-        Level::L2 if table.superseded > 0 => table.entries.div_ceil(SUPERSEDED_PART),
+        Level::L2 if table.superseded > 0 || expired > 0 => table.entries.div_ceil(DEAD_PART),
         _ => table.entries.div_ceil(2),
     };
     table.max_seqno <= watermark.oldest_snapshot && dead >= enough

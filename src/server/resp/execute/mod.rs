@@ -16,11 +16,12 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    node::{Change, Step, StepDone},
+    node::{Change, Current, Step, StepDone},
 };
 
 pub(super) mod admin;
 pub(super) mod connection;
+pub(super) mod expiry;
 pub(super) mod keys;
 pub(super) mod strings;
 
@@ -162,5 +163,11 @@ async fn run_gets(session: &mut Session, batch: &mut VecDeque<Request>, output: 
 
 /// A step that changes a key's value by a function of the old one.
 fn update(key: &Bytes, change: impl FnOnce(Option<&[u8]>) -> Result<Change> + Send + 'static) -> Step {
+    let change = move |current: Option<Current<'_>>| change(current.map(|current| current.value));
     Step::Update { key: key.clone(), change: Box::new(change) }
+}
+
+/// A step that changes what a key has by a function of that.
+fn update_entry(key: &Bytes, change: impl FnOnce(Option<Current<'_>>) -> Change + Send + 'static) -> Step {
+    Step::Update { key: key.clone(), change: Box::new(move |current| Ok(change(current))) }
 }

@@ -5,11 +5,11 @@
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use super::update;
+use super::{expiry::Form, update};
 use crate::{
     error::{Error, Result},
     key::MAX_VALUE_BYTES,
-    node::{Change, Step, StepDone, WriteBatch},
+    node::{Change, Expiry, Step, StepDone, WriteBatch},
     server::resp::{
         command_table::StepReply,
         errors::{self, reply_or_error},
@@ -41,28 +41,37 @@ enum When {
     Present,
 }
 
-/// `SET key value [NX | XX] [GET] [KEEPTTL]`. No key expires yet, so every TTL is kept.
+/// `SET key value [NX | XX] [GET] [EX seconds | PX milliseconds | EXAT time | PXAT time | KEEPTTL]`.
 pub(crate) fn set(request: &Request, steps: &mut Vec<Step>) -> Planned {
-    let (mut when, mut returns_old) = (When::Always, false);
+    let (mut when, mut returns_old, mut keeps, mut until) = (When::Always, false, false, None);
     let mut options = request.arguments_from(3).iter();
     while let Some(option) = options.next() {
         match option.to_ascii_uppercase().as_slice() {
             b"NX" if when != When::Present => when = When::Absent,
             b"XX" if when != When::Absent => when = When::Present,
             b"GET" => returns_old = true,
-            b"KEEPTTL" => {}
-            b"EX" | b"PX" | b"EXAT" | b"PXAT" if options.next().is_some() => {
-                return Err(Reply::error(errors::NO_EXPIRY));
+            b"KEEPTTL" if until.is_none() => keeps = true,
+            option => {
+                let form =
+                    Form::of(option).filter(|form| !keeps && until.is_none_or(|(other, _)| other == *form));
+                let (Some(form), Some(amount)) = (form, options.next()) else {
+                    return Err(Reply::error(errors::SYNTAX));
+                };
+                until = Some((form, amount));
             }
-            _ => return Err(Reply::error(errors::SYNTAX)),
         }
     }
+    let expiry = match until {
+        Some((form, amount)) => form.expiry(amount, "set")?,
+        None if keeps => Expiry::Keep,
+        None => Expiry::Never,
+    };
     let (key, value) = (request.argument(1), request.argument(2).clone());
-    if when == When::Always && !returns_old {
-        steps.push(Step::Put { key: key.clone(), value });
+    if when == When::Always && !returns_old && expiry != Expiry::Keep {
+        steps.push(Step::Put { key: key.clone(), value, expiry });
         return Ok(StepReply::One(|_| Reply::OK));
     }
-    steps.push(set_when(key, value, when));
+    steps.push(set_when(key, value, when, expiry));
     Ok(StepReply::One(match (returns_old, when) {
         (true, _) => previous,
         (false, When::Absent) => |done| if done.previous.is_some() { Reply::Null } else { Reply::OK },
@@ -71,12 +80,12 @@ pub(crate) fn set(request: &Request, steps: &mut Vec<Step>) -> Planned {
 }
 
 pub(crate) fn setnx(request: &Request, steps: &mut Vec<Step>) -> Planned {
-    steps.push(set_when(request.argument(1), request.argument(2).clone(), When::Absent));
+    steps.push(set_when(request.argument(1), request.argument(2).clone(), When::Absent, Expiry::Never));
     Ok(StepReply::One(|done| Reply::Integer(i64::from(done.previous.is_none()))))
 }
 
 pub(crate) fn getset(request: &Request, steps: &mut Vec<Step>) -> Planned {
-    steps.push(set_when(request.argument(1), request.argument(2).clone(), When::Always));
+    steps.push(set_when(request.argument(1), request.argument(2).clone(), When::Always, Expiry::Never));
     Ok(StepReply::One(previous))
 }
 
@@ -85,14 +94,14 @@ pub(crate) fn getdel(request: &Request, steps: &mut Vec<Step>) -> Planned {
     Ok(StepReply::One(previous))
 }
 
-fn set_when(key: &Bytes, value: Bytes, when: When) -> Step {
+fn set_when(key: &Bytes, value: Bytes, when: When, expiry: Expiry) -> Step {
     update(key, move |old| {
         let sets = match when {
             When::Always => true,
             When::Absent => old.is_none(),
             When::Present => old.is_some(),
         };
-        Ok(if sets { Change::Put(value) } else { Change::Keep })
+        Ok(if sets { Change::PutUntil(value, expiry) } else { Change::Keep })
     })
 }
 

@@ -1,0 +1,241 @@
+//! Values that expire: gone for every reader at their time and not before, also after a restart with a clock that was
+//! set back, and their space comes back.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use dbex::{
+    Change, Clock, Env, ErrorKind, Expected, Expiry, NodeOptions, PutOptions, Step, SystemClock, TimeToLive,
+    WriteBatch, blocking::Node,
+};
+
+const START_MS: u64 = 1_700_000_000_000;
+const TTL: Duration = Duration::from_secs(10);
+
+/// A wall clock that is set by hand.
+#[derive(Debug)]
+struct Wall {
+    clock: SystemClock,
+    now_ms: AtomicU64,
+}
+
+impl Wall {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { clock: SystemClock::default(), now_ms: AtomicU64::new(START_MS) })
+    }
+
+    fn pass(&self, time: Duration) {
+        self.now_ms.fetch_add(u64::try_from(time.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+}
+
+impl Clock for Wall {
+    fn monotonic(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
+    fn wall_ms(&self) -> u64 {
+        self.now_ms.load(Ordering::SeqCst)
+    }
+
+    fn sleep(&self, duration: Duration) {
+        self.clock.sleep(duration);
+    }
+}
+
+fn open(dir: &tempfile::TempDir, wall: &Arc<Wall>) -> Node {
+    let mut options = NodeOptions::default();
+    options.data_dir = dir.path().join("data");
+    options.shards = 3;
+    options.memtable_bytes = 1 << 20;
+    let mut env = Env::system();
+    env.clock = Arc::clone(wall) as Arc<dyn Clock>;
+    Node::open_with(options, env).unwrap()
+}
+
+fn for_ten_seconds() -> PutOptions {
+    PutOptions::new().ttl(TTL)
+}
+
+fn left(node: &Node, key: &str) -> Option<TimeToLive> {
+    node.time_to_live(key).unwrap()
+}
+
+#[test]
+fn a_value_is_gone_for_every_reader_at_its_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let wall = Wall::new();
+    let node = open(&dir, &wall);
+    for flushed in [false, true] {
+        let mut batch = WriteBatch::new();
+        batch.put("stays", "1").put_with_ttl("from a batch", "2", TTL);
+        node.write(batch).unwrap();
+        node.put_with("goes", "3", for_ten_seconds()).unwrap();
+        if flushed {
+            node.flush().unwrap();
+        }
+        wall.pass(Duration::from_millis(9_999));
+        assert_eq!(left(&node, "goes"), Some(TimeToLive::Left(Duration::from_millis(1))));
+        assert_eq!(left(&node, "stays"), Some(TimeToLive::Forever));
+        assert_eq!((left(&node, "absent"), node.scan(..).count()), (None, 3));
+        let snapshot = node.snapshot().unwrap();
+        wall.pass(Duration::from_millis(1));
+        assert_eq!(left(&node, "goes"), None);
+        assert_eq!(node.get("goes").unwrap(), None);
+        let values = node.multi_get(["goes", "stays", "from a batch"]).unwrap();
+        assert_eq!(values, [None, Some("1".into()), None]);
+        let keys: Vec<_> = node.scan(..).reverse().map(|pair| pair.unwrap().0).collect();
+        assert_eq!(keys, ["stays"]);
+        assert_eq!(snapshot.get("goes").unwrap().as_deref(), Some(&b"3"[..]), "the snapshot's time stands");
+        assert_eq!(snapshot.scan(..).count(), 3);
+    }
+    node.close().unwrap();
+}
+
+#[test]
+fn what_has_expired_is_absent_to_updates_and_conditions() {
+    let dir = tempfile::tempdir().unwrap();
+    let wall = Wall::new();
+    let node = open(&dir, &wall);
+    for flushed in [false, true] {
+        for key in ["a", "b", "c", "d"] {
+            node.put_with(key, "7", for_ten_seconds()).unwrap();
+        }
+        if flushed {
+            node.flush().unwrap();
+        }
+        let mut batch = WriteBatch::new();
+        batch.require_absent("d").put("d", "anew");
+        assert_eq!(node.write(batch.clone()).unwrap_err().kind(), ErrorKind::Conflict);
+        assert_eq!(node.put_if_absent("a", "x").unwrap_err().kind(), ErrorKind::Conflict);
+        wall.pass(TTL);
+        node.write(batch).unwrap();
+        node.put_if_absent("a", "anew").unwrap();
+        assert_eq!(node.increment("b", 1).unwrap(), 1);
+        assert!(node.compare_and_swap("c", Expected::Absent, "anew").unwrap());
+        for key in ["a", "b", "c", "d"] {
+            assert_eq!(left(&node, key), Some(TimeToLive::Forever), "{key}");
+        }
+    }
+    node.close().unwrap();
+}
+
+#[test]
+fn an_update_keeps_the_expiry_and_a_put_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let wall = Wall::new();
+    let node = open(&dir, &wall);
+    node.put_with("n", "1", for_ten_seconds()).unwrap();
+    assert_eq!(node.increment("n", 1).unwrap(), 2);
+    assert_eq!(left(&node, "n"), Some(TimeToLive::Left(TTL)));
+    let extend = Step::Update {
+        key: "n".into(),
+        change: Box::new(|current| {
+            let current = current.unwrap();
+            assert_eq!((current.expires_at_ms, current.now_ms), (Some(START_MS + 10_000), START_MS));
+            Ok(Change::PutUntil("3".into(), Expiry::At(START_MS + 60_000)))
+        }),
+    };
+    assert!(node.steps(vec![extend]).remove(0).unwrap().is_changed);
+    assert_eq!(left(&node, "n"), Some(TimeToLive::Left(Duration::from_mins(1))));
+    node.put("n", "4").unwrap();
+    assert_eq!(left(&node, "n"), Some(TimeToLive::Forever));
+    node.close().unwrap();
+}
+
+#[test]
+fn a_time_to_live_below_a_millisecond_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(&dir, &Wall::new());
+    let tiny = Duration::from_micros(999);
+    let refused = |result: dbex::Result<()>| assert_eq!(result.unwrap_err().kind(), ErrorKind::Invalid);
+    refused(node.put_with("k", "v", PutOptions::new().ttl(tiny)));
+    let mut batch = WriteBatch::new();
+    batch.put_with_ttl("k", "v", tiny);
+    refused(node.write(batch));
+    let put = |expiry| node.steps(vec![Step::Put { key: "k".into(), value: "v".into(), expiry }]);
+    refused(put(Expiry::In(tiny)).remove(0).map(|_| ()));
+    refused(put(Expiry::Keep).remove(0).map(|_| ()));
+    assert_eq!(node.get("k").unwrap(), None);
+    node.put_with("k", "v", PutOptions::new().ttl(Duration::MAX)).unwrap();
+    assert!(node.get("k").unwrap().is_some());
+    node.close().unwrap();
+}
+
+#[test]
+fn a_clock_that_is_set_back_brings_nothing_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let wall = Wall::new();
+    let node = open(&dir, &wall);
+    node.put_with("goes", "1", for_ten_seconds()).unwrap();
+    wall.pass(TTL);
+    assert_eq!(node.get("goes").unwrap(), None);
+    wall.now_ms.store(START_MS, Ordering::SeqCst);
+    assert_eq!(
+        node.get("goes").unwrap(),
+        None,
+        "the node's clock stands still until the wall's is there again"
+    );
+    node.close().unwrap();
+    let node = open(&dir, &wall);
+    assert_eq!(node.get("goes").unwrap(), None);
+    node.close().unwrap();
+}
+
+#[test]
+fn nothing_below_an_expired_value_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let wall = Wall::new();
+    let node = open(&dir, &wall);
+    node.put("k", "older").unwrap();
+    node.compact(..).unwrap();
+    node.put_with("k", "newer", for_ten_seconds()).unwrap();
+    node.put_with("unflushed", "1", for_ten_seconds()).unwrap();
+    node.close().unwrap();
+    let node = open(&dir, &wall);
+    assert_eq!(left(&node, "unflushed"), Some(TimeToLive::Left(TTL)), "as the log says");
+    wall.pass(TTL);
+    for _ in 0..2 {
+        assert_eq!((node.get("k").unwrap(), node.scan(..).count()), (None, 0));
+        node.compact(..).unwrap();
+    }
+    node.close().unwrap();
+}
+
+#[test]
+fn the_space_of_what_expired_comes_back_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let wall = Wall::new();
+    let node = open(&dir, &wall);
+    for number in 0..3000 {
+        node.put_with(format!("{number:05}"), "x".repeat(300), for_ten_seconds()).unwrap();
+    }
+    node.settle().unwrap();
+    let entries = || {
+        let shards = node.stats().unwrap().shards;
+        shards.iter().flat_map(|shard| &shard.tree.levels).map(|level| level.entries).sum::<u64>()
+    };
+    assert_eq!(entries(), 3000);
+    let snapshot = node.snapshot().unwrap();
+    wall.pass(TTL);
+    node.settle().unwrap();
+    assert_eq!((entries(), snapshot.scan(..).count()), (3000, 3000), "the snapshot sees them");
+    drop(snapshot);
+    let began = wall.monotonic();
+    while entries() > 0 {
+        assert!(
+            wall.monotonic().saturating_sub(began) < Duration::from_secs(20),
+            "{} entries stay",
+            entries()
+        );
+        wall.sleep(Duration::from_millis(20));
+    }
+    node.close().unwrap();
+}
