@@ -63,7 +63,7 @@ pub(super) fn check_ttl(ttl: Option<Duration>) -> Result<()> {
 }
 
 impl NodeCore {
-    /// When a key that is there expires: `Some(None)`: never.
+    /// Whether a key is there, and until when.
     ///
     /// # Errors
     /// As a get.
