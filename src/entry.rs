@@ -13,11 +13,15 @@ pub enum ValueKind {
     Put = 1,
     /// The key is absent from here on (a tombstone).
     Delete = 2,
+    /// The keys from the entry's key on (empty: from the first on) and before its value (empty: there is no end) are
+    /// absent from here on. In logs and requests; memtables and tables keep such deletes in lists of their own, and no
+    /// cursor comes to one.
+    RangeDelete = 3,
 }
 
 /// Kind bytes that have a meaning to come and are refused until then.
-pub const RESERVED_KINDS: [(u8, &str); 4] =
-    [(3, "range delete"), (4, "single delete"), (5, "merge operand"), (6, "blob reference")];
+pub const RESERVED_KINDS: [(u8, &str); 3] =
+    [(4, "single delete"), (5, "merge operand"), (6, "blob reference")];
 
 impl ValueKind {
     /// The kind with this byte, if it is known to this version.
@@ -25,6 +29,7 @@ impl ValueKind {
         match byte {
             1 => Some(Self::Put),
             2 => Some(Self::Delete),
+            3 => Some(Self::RangeDelete),
             _ => None,
         }
     }
@@ -46,7 +51,7 @@ pub struct Entry<'a> {
     pub kind: ValueKind,
     /// When it expires, in milliseconds on the node's clock; `None`: never.
     pub expires_at_ms: Option<u64>,
-    /// The value; empty unless `kind` is `Put`.
+    /// The value; empty for a tombstone.
     pub value: &'a [u8],
 }
 

@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 
 /// The longest key in bytes (64 KiB). The shortest is one byte.
 pub const MAX_KEY_BYTES: usize = 64 << 10;
+/// The longest bound of a half-open range in bytes: the key right behind the longest one.
+pub const MAX_BOUND_BYTES: usize = MAX_KEY_BYTES + 1;
 /// The longest value in bytes (64 MiB). A value may be empty.
 pub const MAX_VALUE_BYTES: usize = 64 << 20;
 
@@ -167,6 +169,33 @@ impl KeyRange {
         }
     }
 
+    /// The bytes of its bounds.
+    pub fn bound_bytes(&self) -> usize {
+        let bytes = |bound: &Bound<Bytes>| match bound {
+            Bound::Included(key) | Bound::Excluded(key) => key.len(),
+            Bound::Unbounded => 0,
+        };
+        bytes(&self.start) + bytes(&self.end)
+    }
+
+    /// The range as its first key and the first key behind it, which stand for no bound where they are empty; `None`
+    /// if it holds no key.
+    pub fn half_open(&self) -> Option<(Bytes, Bytes)> {
+        let behind = |key: &Bytes| Bytes::from([key, &[0][..]].concat());
+        let start = match &self.start {
+            Bound::Included(key) => key.clone(),
+            Bound::Excluded(key) => behind(key),
+            Bound::Unbounded => Bytes::new(),
+        };
+        let end = match &self.end {
+            Bound::Included(key) => behind(key),
+            Bound::Excluded(key) if key.is_empty() => return None,
+            Bound::Excluded(key) => key.clone(),
+            Bound::Unbounded => Bytes::new(),
+        };
+        (end.is_empty() || start < end).then_some((start, end))
+    }
+
     fn start_key_is_behind(&self, other: &Self) -> bool {
         start_rank(&self.start) > start_rank(&other.start)
     }
@@ -303,6 +332,20 @@ mod tests {
             KeyRange::from("b".."a").intersect(&KeyRange::prefix("a")).check().is_err(),
             "a mistake stays one"
         );
+    }
+
+    #[test]
+    fn half_open_bounds_hold_the_same_keys() {
+        let half_open =
+            |range: KeyRange| range.half_open().map(|(start, end)| (start.to_vec(), end.to_vec()));
+        assert_eq!(half_open(KeyRange::from("b".."d")), Some((b"b".to_vec(), b"d".to_vec())));
+        assert_eq!(half_open(KeyRange::from("b"..="d")), Some((b"b".to_vec(), b"d\0".to_vec())));
+        let behind = (Bound::Excluded("b"), Bound::Unbounded);
+        assert_eq!(half_open(behind.into()), Some((b"b\0".to_vec(), vec![])));
+        assert_eq!(half_open(KeyRange::all()), Some((vec![], vec![])));
+        assert_eq!(half_open(KeyRange::from("b".."b")), None);
+        assert_eq!(half_open(KeyRange::from(.."")), None);
+        assert_eq!(half_open((Bound::Excluded("b"), Bound::Excluded("b\0")).into()), None);
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub mod memory;
 #[doc(hidden)]
 pub mod memtable;
 mod node;
+#[doc(hidden)]
+pub mod range_delete;
 mod settings;
 pub mod storage;
 #[doc(hidden)]

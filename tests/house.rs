@@ -27,7 +27,7 @@ const ORDER: &[&[&str]] = &[
     &["codec"],
     &["storage"],
     &["memory"],
-    &["entry", "error", "key", "ids"],
+    &["entry", "error", "key", "ids", "range_delete"],
 ];
 
 /// What ties everything together may name everything.

@@ -45,6 +45,15 @@ impl Counters {
         self.entries.store(self.entries.load(relaxed) + 1, Ordering::Release);
     }
 
+    /// Counts a range delete, of bounds so long, by which memory has grown or shrunk so much; the writer only.
+    pub(super) fn add_range_delete(&self, seqno: SeqNo, bound_bytes: usize, grown: isize) {
+        let relaxed = Ordering::Relaxed;
+        self.data_bytes.store(self.data_bytes.load(relaxed) + bound_bytes as u64, relaxed);
+        self.oldest.store(self.oldest.load(relaxed).min(seqno.get()), relaxed);
+        self.newest.store(self.newest.load(relaxed).max(seqno.get()), relaxed);
+        self.allocated_bytes.store(self.allocated_bytes.load(relaxed).saturating_add_signed(grown), relaxed);
+    }
+
     /// Counts memory of chunks and indexes; the writer only.
     pub(super) fn add_allocated(&self, bytes: usize) {
         self.allocated_bytes.store(self.allocated_bytes.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
@@ -73,12 +82,12 @@ impl Counters {
         self.data_bytes.load(Ordering::Relaxed)
     }
 
-    /// The least and the greatest sequence number; `None` while there is no entry.
+    /// The least and the greatest sequence number; `None` while there is nothing.
     pub(super) fn seqno_range(&self) -> Option<(SeqNo, SeqNo)> {
-        (self.entries() > 0).then(|| {
-            let newest = self.newest.load(Ordering::Relaxed);
-            (SeqNo(self.oldest.load(Ordering::Relaxed)), SeqNo(newest))
-        })
+        // What was complete before is counted.
+        self.entries();
+        let newest = self.newest.load(Ordering::Relaxed);
+        (newest > 0).then(|| (SeqNo(self.oldest.load(Ordering::Relaxed)), SeqNo(newest)))
     }
 
     /// Everything that is allocated.

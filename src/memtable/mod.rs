@@ -7,12 +7,14 @@
 //!    └──► index       [ · │ a ───────────────┘ │ · ]   slot: newest version of a key
 //!  cursor ──► runs    [ a@4 a@1 c@2 ] [ b@3 ]         sorted when someone asks, merged geometrically
 //! ```
+//! Range deletes lie beside all that in sets of their own (`range_deletes.rs`).
 
 mod arena;
 mod counters;
 mod cursor;
 mod index;
 mod layout;
+mod range_deletes;
 mod reader;
 mod runs;
 mod sync;

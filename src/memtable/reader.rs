@@ -4,25 +4,48 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{arena::Arena, cursor::MemtableCursor, runs::Runs};
-use crate::{entry::Entry, ids::SeqNo, key::KeyHash};
+use super::{
+    arena::Arena,
+    cursor::MemtableCursor,
+    range_deletes::{MemtableDeletes, Sets},
+    runs::Runs,
+};
+use crate::{
+    entry::{Entry, ValueKind},
+    ids::SeqNo,
+    key::KeyHash,
+};
 
 /// The newest writes of a shard, in memory. Any number of threads read it, and no reader waits for the writer.
 pub struct Memtable {
     arena: Arc<Arena>,
+    pub(super) deletes: MemtableDeletes,
     /// The writer never takes this lock: only who makes a cursor waits here, for another who sorts the same.
     runs: Mutex<Runs>,
 }
 
 impl Memtable {
     pub(super) fn new(arena: Arc<Arena>) -> Self {
-        Self { runs: Mutex::new(Runs::new(Arc::clone(&arena))), arena }
+        let runs = Mutex::new(Runs::new(Arc::clone(&arena)));
+        Self { runs, deletes: MemtableDeletes::default(), arena }
     }
 
     /// The newest version of `key` whose sequence number is at most `at`, a tombstone too, borrowed from the arena.
+    /// Where a range delete is newer, a tombstone of its number.
     #[inline]
-    pub fn get(&self, hash: KeyHash, key: &[u8], at: SeqNo) -> Option<Entry<'_>> {
-        self.arena.get(hash, key, at)
+    pub fn get<'a>(&'a self, hash: KeyHash, key: &'a [u8], at: SeqNo) -> Option<Entry<'a>> {
+        // IMPORTANT: the range deletes first. A batch's entries are there before its range deletes, so that whoever
+        // sees these sees what the batch has put in their place.
+        let deleted = self.deletes.covering(key, at);
+        let found = self.arena.get(hash, key, at);
+        let Some(seqno) = deleted else { return found };
+        let deleted = Entry { key, seqno, kind: ValueKind::Delete, expires_at_ms: None, value: &[] };
+        found.filter(|entry| entry.seqno > seqno).or(Some(deleted))
+    }
+
+    /// The range deletes that it holds now, in some sets; `None` if there are none.
+    pub fn range_deletes(&self) -> Option<Arc<Sets>> {
+        self.deletes.any().then(|| self.deletes.sets())
     }
 
     /// Asks for the cache line that a get or an insert of this hash will want first, and does not wait for it.
@@ -38,19 +61,19 @@ impl Memtable {
         self.arena.counters.memory_bytes()
     }
 
-    /// The number of entries: versions, not keys.
+    /// The number of entries: versions, not keys, and no range deletes.
     pub fn entries(&self) -> usize {
         self.arena.counters.entries()
     }
 
-    /// The bytes of all keys and values.
+    /// The bytes of all keys and values, and of the bounds of range deletes.
     pub fn data_bytes(&self) -> u64 {
         self.arena.counters.data_bytes()
     }
 
-    /// Whether there is no entry.
+    /// Whether there is no entry and no range delete.
     pub fn is_empty(&self) -> bool {
-        self.entries() == 0
+        self.entries() == 0 && !self.deletes.any()
     }
 
     /// The least and the greatest sequence number; `None` when it is empty.

@@ -2,8 +2,14 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::{arena::ArenaWriter, layout::RECORD_OVERHEAD, reader::Memtable};
-use crate::{entry::Entry, key::KeyHash, memory::REGION_BYTES};
+use crate::{
+    entry::{Entry, ValueKind},
+    key::KeyHash,
+    memory::REGION_BYTES,
+};
 
 /// How large a memtable is meant to become.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +29,8 @@ pub fn memtable(options: MemtableOptions) -> (MemtableWriter, Arc<Memtable>) {
     let largest_chunk = (options.arena_bytes / 8).clamp(SMALLEST_CHUNK, LARGEST_CHUNK);
     let writer = ArenaWriter::new(options.index_slots, largest_chunk);
     let memtable = Arc::new(Memtable::new(Arc::clone(writer.arena())));
-    (MemtableWriter { writer, memtable: Arc::clone(&memtable), arena_bytes: options.arena_bytes }, memtable)
+    let (arena_bytes, delete_bytes) = (options.arena_bytes, 0);
+    (MemtableWriter { writer, memtable: Arc::clone(&memtable), arena_bytes, delete_bytes }, memtable)
 }
 
 /// Adds entries to a memtable. There is one, and the shard's turn owns it.
@@ -31,6 +38,8 @@ pub struct MemtableWriter {
     writer: ArenaWriter,
     memtable: Arc<Memtable>,
     arena_bytes: usize,
+    /// What the range deletes take.
+    delete_bytes: usize,
 }
 
 impl MemtableWriter {
@@ -47,7 +56,7 @@ impl MemtableWriter {
         }
         let counters = &self.writer.arena().counters;
         let keys = counters.keys().saturating_add(entries);
-        let used = self.writer.used_bytes().saturating_add(bytes);
+        let used = (self.writer.used_bytes() + self.delete_bytes).saturating_add(bytes);
         let used = used.saturating_add(entries.saturating_mul(RECORD_OVERHEAD));
         keys <= self.writer.arena().index.limit() && used <= self.arena_bytes
     }
@@ -64,6 +73,19 @@ impl MemtableWriter {
     /// If the entry is not newer than every other version of its key.
     #[inline]
     pub fn insert(&mut self, hash: KeyHash, entry: &Entry<'_>) {
-        self.writer.insert(hash, entry);
+        if entry.kind == ValueKind::RangeDelete {
+            self.delete_range(entry);
+        } else {
+            self.writer.insert(hash, entry);
+        }
+    }
+
+    #[cold]
+    fn delete_range(&mut self, entry: &Entry<'_>) {
+        let (start, end) = (Bytes::copy_from_slice(entry.key), Bytes::copy_from_slice(entry.value));
+        let bound_bytes = start.len() + end.len();
+        let grown = self.memtable.deletes.add(start, end, entry.seqno);
+        self.delete_bytes = self.delete_bytes.saturating_add_signed(grown);
+        self.writer.arena().counters.add_range_delete(entry.seqno, bound_bytes, grown);
     }
 }

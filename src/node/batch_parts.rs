@@ -1,4 +1,4 @@
-//! A batch taken apart: which of its writes and conditions go to which shard.
+//! A batch taken apart: which of its writes and conditions go to which shard. Range deletes go to all.
 
 use std::{
     collections::HashMap,
@@ -6,14 +6,22 @@ use std::{
     ops::Range,
 };
 
-use super::{conditions::ConditionBase, router::Router, write_batch::WriteBatch};
-use crate::{key::KeyHash, tree::WriteOp};
+use bytes::Bytes;
+
+use super::{
+    conditions::ConditionBase,
+    router::Router,
+    write_batch::{RangeItem, WriteBatch},
+};
+use crate::{ids::SeqNo, key::KeyHash, range_delete::RangeDeletes, tree::WriteOp};
 
 /// A batch and its participants, ascending. Of several writes of one key only the last is left.
 #[derive(Debug)]
 pub(super) struct BatchParts {
     batch: WriteBatch,
     writes: Vec<RoutedWrite>,
+    /// The bounds of range deletes: see [`WriteOp::delete_range`].
+    range_deletes: Vec<(Bytes, Bytes)>,
     conditions: Vec<RoutedCondition>,
     parts: Vec<Part>,
     now_ms: u64,
@@ -81,13 +89,15 @@ type LastWrites = HashMap<u64, usize, BuildHasherDefault<KeyHasher>>;
 impl BatchParts {
     /// `now_ms`: from when the time counts that values have to live.
     pub(super) fn new(batch: WriteBatch, router: Router, now_ms: u64) -> Self {
-        let mut writes: Vec<RoutedWrite> = (0..batch.len())
+        let mut writes: Vec<RoutedWrite> = (0..batch.single_writes())
             .map(|number| {
                 let hash = router.hash(batch.write(number).0);
                 RoutedWrite { shard: router.shard(hash), number, hash }
             })
             .collect();
         keep_last(&batch, &mut writes);
+        let range_deletes = bounds_of_range_deletes(&batch);
+        drop_deleted(&batch, &mut writes);
         writes.sort_unstable_by_key(|write| (write.shard, write.number));
         let route = |(number, (key, _))| {
             let hash = router.hash(key);
@@ -95,8 +105,9 @@ impl BatchParts {
         };
         let mut conditions: Vec<_> = batch.conditions().enumerate().map(route).collect();
         conditions.sort_by_key(|condition| condition.shard);
-        let parts = parts_of(&writes, &conditions);
-        Self { batch, writes, conditions, parts, now_ms }
+        let everywhere = if range_deletes.is_empty() { 0 } else { router.shards() };
+        let parts = parts_of(&writes, &conditions, everywhere);
+        Self { batch, writes, range_deletes, conditions, parts, now_ms }
     }
 
     /// The participants, ascending.
@@ -106,7 +117,8 @@ impl BatchParts {
 
     /// Those that something is written to.
     pub(super) fn written_shards(&self) -> impl Iterator<Item = usize> + Clone {
-        self.parts.iter().filter(|part| !part.writes.is_empty()).map(|part| part.shard)
+        let everywhere = !self.range_deletes.is_empty();
+        self.parts.iter().filter(move |part| everywhere || !part.writes.is_empty()).map(|part| part.shard)
     }
 
     /// Bytes of all keys and values.
@@ -116,17 +128,21 @@ impl BatchParts {
 
     /// How many writes the participant with the most of them has.
     pub(super) fn longest(&self) -> usize {
-        self.parts.iter().map(|part| part.writes.len()).max().unwrap_or_default()
+        let longest = self.parts.iter().map(|part| part.writes.len()).max().unwrap_or_default();
+        longest + self.range_deletes.len()
     }
 
-    /// The writes of one participant, in their order.
+    /// The writes of one participant, in their order. The range deletes come first: what they remove of the batch's own
+    /// writes is not among these any more.
     pub(super) fn writes_of(&self, shard: usize) -> impl Iterator<Item = WriteOp<'_>> {
         let writes = self.part(shard).and_then(|part| self.writes.get(part.writes.clone()));
-        writes.unwrap_or_default().iter().map(|write| {
+        let writes = writes.unwrap_or_default().iter().map(|write| {
             let (key, value) = self.batch.write(write.number);
             let expires_at_ms = self.batch.ttl_ms(write.number).map(|ttl| self.now_ms.saturating_add(ttl));
             WriteOp { expires_at_ms, ..WriteOp::new(write.hash, key, value) }
-        })
+        });
+        let range_deletes = self.range_deletes.iter().map(|(start, end)| WriteOp::delete_range(start, end));
+        range_deletes.chain(writes)
     }
 
     /// How many conditions there are.
@@ -164,17 +180,42 @@ impl BatchParts {
     }
 }
 
-/// The participants of writes and conditions that are sorted by their shards.
-fn parts_of(writes: &[RoutedWrite], conditions: &[RoutedCondition]) -> Vec<Part> {
+/// The participants of writes and conditions that are sorted by their shards; the first `everywhere` shards take part
+/// in any case.
+fn parts_of(writes: &[RoutedWrite], conditions: &[RoutedCondition], everywhere: usize) -> Vec<Part> {
     let (mut written, mut required) = (0, 0);
     let mut parts = vec![];
     loop {
-        let next = [writes.get(written).map(|w| w.shard), conditions.get(required).map(|c| c.shard)];
+        let next_of_all = Some(parts.len()).filter(|shard| *shard < everywhere);
+        let next_written = writes.get(written).map(|write| write.shard);
+        let next_required = conditions.get(required).map(|condition| condition.shard);
+        let next = [next_of_all, next_written, next_required];
         let Some(shard) = next.into_iter().flatten().min() else { return parts };
         let (from_write, from_condition) = (written, required);
         written += writes.iter().skip(written).take_while(|write| write.shard == shard).count();
         required += conditions.iter().skip(required).take_while(|asked| asked.shard == shard).count();
         parts.push(Part { shard, writes: from_write..written, conditions: from_condition..required });
+    }
+}
+
+/// The range deletes that hold any key.
+fn bounds_of_range_deletes(batch: &WriteBatch) -> Vec<(Bytes, Bytes)> {
+    batch.range_deletes().iter().filter_map(|delete| delete.range.half_open()).collect()
+}
+
+/// Takes out the writes that a later range delete of the batch removes.
+fn drop_deleted(batch: &WriteBatch, writes: &mut Vec<RoutedWrite>) {
+    let one = |delete: &RangeItem| {
+        let (start, end) = delete.range.half_open()?;
+        Some(RangeDeletes::one(start, end, SeqNo(delete.writes_before as u64)))
+    };
+    let deletes: Vec<_> = batch.range_deletes().iter().filter_map(one).collect();
+    if !deletes.is_empty() {
+        let deletes = RangeDeletes::union_all(&deletes);
+        writes.retain(|write| {
+            let deleted = deletes.covering(batch.write(write.number).0, SeqNo::MAX);
+            deleted.is_none_or(|writes_before| write.number as u64 >= writes_before.get())
+        });
     }
 }
 

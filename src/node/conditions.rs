@@ -48,7 +48,7 @@ impl Found {
     fn of(kind: ValueKind, expires_at_ms: Option<u64>, value: &[u8], expected: Option<&[u8]>) -> Self {
         match kind {
             ValueKind::Put => Self::Value { is_expected: expected == Some(value), expires_at_ms },
-            ValueKind::Delete => Self::Nothing,
+            ValueKind::Delete | ValueKind::RangeDelete => Self::Nothing,
         }
     }
 

@@ -106,18 +106,20 @@ impl Coordinator {
         };
         let Ok(shard) = self.core.shard(index) else { return false };
         let Some(grant) = self.core.grants.take(class, &shard.jobs) else { return false };
-        let floor = self.core.read_floor();
+        let readers = self.core.readers();
         let core = Arc::clone(&self.core);
         // NOTE: there is room for every job that has a grant; a plan that is refused gives back what it took.
         let submitted = match class {
-            IoClass::Flush => shard.tree.plan_flush(floor.at, self.core.now_ms()).map(|plan| {
+            IoClass::Flush => shard.tree.plan_flush(readers.positions, self.core.now_ms()).map(|plan| {
                 let job = Box::new(move || drop(jobs::flush(&core, &shard, plan, grant)));
                 self.core.pools.flush.try_submit(job)
             }),
-            IoClass::Compaction => shard.tree.plan_compaction(floor.at, floor.now_ms).map(|plan| {
-                let job = Box::new(move || drop(jobs::compact(&core, &shard, plan, grant)));
-                self.core.pools.compaction.try_submit(job)
-            }),
+            IoClass::Compaction => {
+                shard.tree.plan_compaction(readers.positions, readers.now_ms).map(|plan| {
+                    let job = Box::new(move || drop(jobs::compact(&core, &shard, plan, grant)));
+                    self.core.pools.compaction.try_submit(job)
+                })
+            }
         };
         let started = matches!(submitted, Some(Ok(())));
         if started && let Some(place) = self.places.get_mut(index) {

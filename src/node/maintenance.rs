@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::{Error, ErrorKind, Result},
     key::KeyRange,
-    tree::FullCompaction,
+    tree::{FullCompaction, compaction::Readers},
 };
 
 impl NodeCore {
@@ -85,8 +85,8 @@ impl NodeCore {
         for index in 0..self.shards.len() {
             let shard = self.shard(index)?;
             self.wait_until(&shard, &[IoClass::Flush, IoClass::Compaction], |shard| {
-                let floor = self.read_floor();
-                shard.tree.is_at_rest(floor.at, floor.now_ms)
+                let readers = self.readers();
+                shard.tree.is_at_rest(readers.positions, readers.now_ms)
             })
             .await?;
         }
@@ -159,8 +159,8 @@ impl NodeCore {
             self.lifecycle.check_open()?;
             shard.check_takes_writes()?;
             if let Some(grant) = self.grants.take(IoClass::Compaction, &shard.jobs) {
-                let floor = self.read_floor();
-                match shard.tree.plan_full_compaction(range, bound, floor.at, floor.now_ms) {
+                let Readers { positions, now_ms } = self.readers();
+                match shard.tree.plan_full_compaction(range, bound, positions, now_ms) {
                     // NOTE: nothing is all that a shard that has just failed plans, too.
                     FullCompaction::Nothing => return shard.check_takes_writes(),
                     FullCompaction::Busy => {}

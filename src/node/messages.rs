@@ -30,6 +30,7 @@ use super::{
     node_core::NodeCore,
     options::Durability,
     put_options::PutOptions,
+    range_deletes::delete_range,
     read_path,
     scan::{Pair, ScanPlan, ShardsScan},
     snapshot::Snapshot,
@@ -118,6 +119,33 @@ impl Delete {
     /// Removes `key`, which is copied.
     pub fn new(key: impl AsRef<[u8]>) -> Self {
         Self { key: Bytes::copy_from_slice(key.as_ref()), permit: None }
+    }
+
+    /// Carries the right to wait at the node.
+    #[must_use]
+    pub fn with_permit(mut self, permit: Permit) -> Self {
+        self.permit = Some(permit);
+        self
+    }
+}
+
+/// Removes all keys in a range at one moment. Reply: done.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<()>")]
+pub struct DeleteRange {
+    range: KeyRange,
+    permit: Option<Permit>,
+}
+
+impl DeleteRange {
+    /// Removes the keys in `range`.
+    pub fn new(range: impl Into<KeyRange>) -> Self {
+        Self { range: range.into(), permit: None }
+    }
+
+    /// Removes the keys that begin with `prefix`.
+    pub fn prefix(prefix: impl AsRef<[u8]>) -> Self {
+        Self::new(KeyRange::prefix(prefix))
     }
 
     /// Carries the right to wait at the node.
@@ -259,6 +287,12 @@ answer!(Delete => (), |core, message| {
     let Delete { key, permit: carried } = message;
     let permit = permit(&core, carried, key.len())?;
     core.write_one(key, None, PutOptions::new(), Caller::Async, Some(permit)).await
+});
+answer!(DeleteRange => (), |core, message| {
+    let DeleteRange { range, permit: carried } = message;
+    let batch = delete_range(range);
+    let permit = permit(&core, carried, batch.bytes())?;
+    core.write_batch(batch, Caller::Async, Some(permit)).await
 });
 answer!(Write => (), |core, message| {
     let Write { batch, permit: carried } = message;

@@ -44,6 +44,7 @@ pub(crate) mod options;
 mod parallel;
 mod pin;
 mod put_options;
+mod range_deletes;
 mod read_path;
 mod recover;
 mod reopen;

@@ -18,6 +18,11 @@ impl Router {
         KeyHash::of(key, self.hash_seed)
     }
 
+    /// How many shards there are.
+    pub(super) const fn shards(self) -> usize {
+        self.shards as usize
+    }
+
     /// The shard of a hash.
     #[inline]
     pub(super) fn shard(self, hash: KeyHash) -> usize {

@@ -20,7 +20,7 @@ use crate::{
     ids::SeqNo,
     key::{KeyRange, check_key},
     table::{Lookup, ReadMode},
-    tree::{ReadPoint, TreeScan, is_visible},
+    tree::{ReadPoint, TreeScan, compaction::Readers, is_visible},
 };
 
 /// The node as it was at one moment: every write acked, or returned by a read, before [`Node::snapshot`] was called,
@@ -157,9 +157,9 @@ impl NodeCore {
         ReadPoint { at: SeqNo(next.saturating_sub(1)), now_ms: self.now_ms() }
     }
 
-    /// Nobody reads below this, now or later.
-    pub(super) fn read_floor(&self) -> ReadPoint {
-        self.snapshots.floor(|| self.latest_point())
+    /// Who reads, now or later.
+    pub(super) fn readers(&self) -> Readers {
+        self.snapshots.readers(|| self.latest_point())
     }
 }
 

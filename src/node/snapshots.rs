@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
-use crate::{ids::SeqNo, tree::ReadPoint};
+use crate::{
+    ids::SeqNo,
+    tree::{ReadPoint, compaction::ReadPositions, compaction::Readers},
+};
 
 /// Every snapshot that is held.
 #[derive(Debug, Default)]
@@ -42,7 +45,7 @@ pub(super) struct HeldStats {
 
 impl Snapshots {
     /// Holds the point that `latest` returns: one who reads now reads there. It is called under the lock, as in
-    /// [`Snapshots::floor`], so that no floor lies above a point that is held later.
+    /// [`Snapshots::readers`], so that these know of each point that is held later, or lie below it.
     pub(super) fn hold(self: &Arc<Self>, taken: Duration, latest: impl FnOnce() -> ReadPoint) -> Hold {
         let mut held = self.held.lock();
         let point = latest();
@@ -53,13 +56,14 @@ impl Snapshots {
         Hold { snapshots: Arc::clone(self), number, point }
     }
 
-    /// Nobody reads below this, now or later.
-    pub(super) fn floor(&self, latest: impl FnOnce() -> ReadPoint) -> ReadPoint {
+    /// Who reads, now or later.
+    pub(super) fn readers(&self, latest: impl FnOnce() -> ReadPoint) -> Readers {
         let held = self.held.lock();
-        match held.points.first_key_value() {
-            Some(((at, _), since)) => ReadPoint { at: *at, now_ms: since.now_ms },
-            None => latest(),
-        }
+        let latest = latest();
+        let mut positions: Vec<_> = held.points.keys().map(|(at, _)| *at).collect();
+        positions.dedup();
+        let now_ms = held.points.first_key_value().map_or(latest.now_ms, |(_, since)| since.now_ms);
+        Readers { positions: ReadPositions::new(positions, latest.at), now_ms }
     }
 
     /// What is held.
@@ -85,21 +89,26 @@ mod tests {
     }
 
     #[test]
-    fn the_floor_is_the_oldest_point_that_is_held() {
+    fn whoever_reads_reads_at_a_point_that_is_held_or_later() {
         let snapshots = Arc::<Snapshots>::default();
-        let floor = |latest| snapshots.floor(|| point(latest));
-        assert_eq!(floor(3), point(3));
+        let readers = |latest| snapshots.readers(|| point(latest));
+        let at = |positions: &[u64], time_of: u64| {
+            let (latest, held) = positions.split_last().unwrap();
+            let positions = ReadPositions::new(held.iter().map(|at| SeqNo(*at)), SeqNo(*latest));
+            Readers { positions, now_ms: point(time_of).now_ms }
+        };
+        assert_eq!(readers(3), at(&[3], 3));
         let first = snapshots.hold(Duration::from_secs(1), || point(5));
         let same = snapshots.hold(Duration::from_secs(2), || point(5));
         let later = snapshots.hold(Duration::from_secs(3), || point(9));
-        assert_eq!(floor(12), point(5));
+        assert_eq!(readers(12), at(&[5, 9, 12], 5));
         assert_eq!(snapshots.stats(), HeldStats { count: 3, oldest_taken: Some(Duration::from_secs(1)) });
         drop(first);
-        assert_eq!(floor(12), point(5), "another one holds it");
+        assert_eq!(readers(12), at(&[5, 9, 12], 5), "another one holds it");
         drop(same);
-        assert_eq!(floor(12), point(9));
+        assert_eq!(readers(12), at(&[9, 12], 9));
         drop(later);
-        assert_eq!(floor(12), point(12));
+        assert_eq!(readers(12), at(&[12], 12));
         assert_eq!(snapshots.stats(), HeldStats::default());
     }
 }

@@ -1,6 +1,6 @@
 //! A batch: writes that happen all or not at all, over all shards, and on which conditions.
 
-use std::time::Duration;
+use std::{ops::Bound, time::Duration};
 
 use bytes::Bytes;
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    key::{check_key, check_value},
+    key::{KeyRange, MAX_KEY_BYTES, check_key, check_value},
 };
 
 /// Writes that happen all or not at all, also when their keys lie in several shards, also across a crash.
@@ -40,11 +40,28 @@ use crate::{
 /// assert_eq!(again.kind(), ErrorKind::Conflict);
 /// # Ok::<(), dbex::Error>(())
 /// ```
+///
+/// Ranges of keys are removed by one record, and set anew in the same moment:
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// use dbex::{Settings, WriteBatch, blocking::Node};
+///
+/// let node = Node::open(Settings::builder().data_dir(dir.path()).build()?)?;
+/// node.put("price/apple", "3")?;
+/// node.put("price/pear", "4")?;
+/// let mut prices = WriteBatch::new();
+/// prices.delete_prefix("price/").put("price/apple", "5");
+/// node.write(prices)?; // nobody sees an apple without a price
+/// assert_eq!(node.scan(..).prefix("price/").count(), 1);
+/// # Ok::<(), dbex::Error>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct WriteBatch {
     /// Keys, and the values that were copied, each behind its key.
     copied: Vec<u8>,
     writes: Vec<Item>,
+    range_deletes: Vec<RangeItem>,
     conditions: Vec<Item>,
     pub(super) durability: Option<Durability>,
     has_ttl: bool,
@@ -60,6 +77,14 @@ struct Item {
     value: ItemValue,
     /// How long a value that is put is there, in milliseconds.
     ttl_ms: Option<u64>,
+}
+
+/// Keys that are removed together.
+#[derive(Clone, Debug)]
+pub(super) struct RangeItem {
+    pub range: KeyRange,
+    /// How many writes stand before it, which it removes again; what comes later stays.
+    pub writes_before: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -123,6 +148,20 @@ impl WriteBatch {
         self
     }
 
+    /// Removes all keys in a range, of which there may be any number: it costs one record a shard. What the batch writes
+    /// later stays.
+    pub fn delete_range(&mut self, range: impl Into<KeyRange>) -> &mut Self {
+        let range = range.into();
+        self.bytes += range.bound_bytes();
+        self.range_deletes.push(RangeItem { range, writes_before: self.writes.len() });
+        self
+    }
+
+    /// Removes all keys that begin with `prefix`, as [`WriteBatch::delete_range`].
+    pub fn delete_prefix(&mut self, prefix: impl AsRef<[u8]>) -> &mut Self {
+        self.delete_range(KeyRange::prefix(prefix))
+    }
+
     /// Makes it a condition that `key` has this value when the batch is written, before its own writes. All conditions
     /// hold, or nothing is written and the error is [`Conflict`](crate::ErrorKind::Conflict). Both are copied.
     ///
@@ -162,14 +201,24 @@ impl WriteBatch {
         self
     }
 
-    /// The number of writes.
+    /// The number of writes; a range delete is one.
     pub fn len(&self) -> usize {
-        self.writes.len()
+        self.writes.len() + self.range_deletes.len()
     }
 
     /// Whether there is no write. There may be conditions all the same, which writing the batch judges.
     pub fn is_empty(&self) -> bool {
-        self.writes.is_empty()
+        self.len() == 0
+    }
+
+    /// How many writes there are of single keys.
+    pub(super) fn single_writes(&self) -> usize {
+        self.writes.len()
+    }
+
+    /// The range deletes, in their order.
+    pub(super) fn range_deletes(&self) -> &[RangeItem] {
+        &self.range_deletes
     }
 
     /// Bytes of all keys and values, those of conditions included.
@@ -228,10 +277,27 @@ impl WriteBatch {
             let mut ttls = self.writes.iter().map(|write| write.ttl_ms.map(Duration::from_millis));
             ttls.try_for_each(check_ttl)?;
         }
-        let writes = (0..self.len()).map(|number| self.write(number));
+        self.range_deletes.iter().try_for_each(|delete| check_delete_range(&delete.range))?;
+        let writes = (0..self.writes.len()).map(|number| self.write(number));
         writes.chain(self.conditions()).try_for_each(|(key, value)| {
             check_key(key)?;
             value.map_or(Ok(()), check_value)
         })
     }
+}
+
+/// Checks that a range is in order, and its bounds are as keys are.
+fn check_delete_range(range: &KeyRange) -> Result<()> {
+    range.check()?;
+    for bound in [&range.start, &range.end] {
+        if let Bound::Included(key) | Bound::Excluded(key) = bound
+            && key.len() > MAX_KEY_BYTES
+        {
+            let found = key.len();
+            return Err(Error::invalid(format!(
+                "a bound of the range has {found} bytes; a key has at most {MAX_KEY_BYTES}"
+            )));
+        }
+    }
+    Ok(())
 }

@@ -177,6 +177,9 @@ impl<'a> BlockView<'a> {
             return Err(ENDS_EARLY);
         };
         let (kind, expires_at_ms) = read_entry_meta(&mut reader)?;
+        if kind == ValueKind::RangeDelete {
+            return Err("a range delete among the entries");
+        }
         let seqno = SeqNo(reader.varint().ok_or(ENDS_EARLY)?);
         let suffix = reader.bytes(suffix_len).ok_or(ENDS_EARLY)?;
         let value = reader.bytes(value_len).ok_or(ENDS_EARLY)?;

@@ -5,7 +5,7 @@
 //! filter         filter; nothing if the table has none
 //! index          index
 //! properties     properties
-//! range deletes  nothing yet
+//! range deletes  range_deletes; nothing if the table has none
 //! footer         footer, 160 bytes
 //! ```
 
@@ -27,6 +27,7 @@ use super::{
     options::{TableId, TableOptions},
     pace::Pace,
     properties::TableSummary,
+    range_deletes::put_range_deletes,
     stored_block::{copy_stored_block, put_stored_block},
     whole_block::WholeBlock,
 };
@@ -36,6 +37,7 @@ use crate::{
     error::{Error, Result},
     ids::SeqNo,
     key::{EscapedKey, KeyHash, check_key, check_value},
+    range_delete::RangeDeletes,
     storage::{OpenMode, Storage, StorageFile, write_all_at},
 };
 
@@ -51,6 +53,7 @@ pub struct TableBuilder {
     index: IndexBuilder,
     key_hashes: Vec<KeyHash>,
     summary: TableSummary,
+    range_deletes: RangeDeletes,
     last_key: Vec<u8>,
     last_seqno: SeqNo,
     compressor: Compressor,
@@ -103,6 +106,7 @@ impl TableBuilder {
             index: IndexBuilder::default(),
             key_hashes: vec![],
             summary: TableSummary::new(),
+            range_deletes: RangeDeletes::default(),
             last_key: vec![],
             last_seqno: SeqNo::MAX,
             compressor: Compressor::new(options.compression),
@@ -219,6 +223,11 @@ impl TableBuilder {
         (&self.last_key, self.last_seqno)
     }
 
+    /// Sets the table's range deletes, which have bounds on both sides.
+    pub fn set_range_deletes(&mut self, deletes: RangeDeletes) {
+        self.range_deletes = deletes;
+    }
+
     /// How many entries it has.
     pub const fn entries(&self) -> u64 {
         self.summary.entries
@@ -228,22 +237,25 @@ impl TableBuilder {
     /// syncs the directory.
     ///
     /// # Errors
-    /// `Internal` for a table without entries; what the pace, writing or syncing fails with. The file is
+    /// `Internal` for a table without entries and range deletes; what the pace, writing or syncing fails with. The file is
     /// removed then.
     pub fn finish(mut self) -> Result<TableSummary> {
-        if self.summary.entries == 0 {
-            return Err(Error::internal("a table needs at least one entry"));
+        if self.summary.entries == 0 && self.range_deletes.is_empty() {
+            return Err(Error::internal("a table needs at least one entry, or a range delete"));
         }
         self.index_copied(None)?;
         if !self.block.is_empty() {
             self.finish_block(None)?;
         }
         self.summary.max_key = Bytes::from(mem::take(&mut self.last_key));
+        self.summary.count_range_deletes(&self.range_deletes)?;
         let mut footer = Footer {
             filter: self.put_filter()?,
             index: self.out.put_part(self.id, |out, seed| self.index.put(out, seed))?,
             properties: self.out.put_part(self.id, |out, seed| self.summary.put(out, seed))?,
-            range_deletes: self.out.put_part(self.id, |_, _| Ok(()))?,
+            range_deletes: self
+                .out
+                .put_part(self.id, |out, seed| put_range_deletes(&self.range_deletes, out, seed))?,
             file_bytes: 0,
         };
         footer.file_bytes = self.out.position() + FOOTER_BYTES as u64;

@@ -161,7 +161,11 @@ impl TableCursor {
         let number = match (index.find(key), direction) {
             (Some(number), _) => number,
             (None, Direction::Forward) => return Ok(None),
-            (None, Direction::Backward) => index.blocks().saturating_sub(1),
+            (None, Direction::Backward) => match index.blocks().checked_sub(1) {
+                Some(last) => last,
+                // It holds range deletes only.
+                None => return Ok(None),
+            },
         };
         let block = self.fetch(loaded, number, direction)?;
         if direction == Direction::Forward && self.chunks.is_none() {

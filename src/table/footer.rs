@@ -3,7 +3,7 @@
 //! ```text
 //! offset size
 //!   0     8   magic "DBEXSST\0"
-//!   8     2   version of the whole file's format, 2
+//!   8     2   version of the whole file's format, 3
 //!  10     2   feature bits that a reader must know, 0
 //!  12     4   shard
 //!  16     8   file number
@@ -11,7 +11,7 @@
 //!  32    24   filter: offset, length, checksum; u64 each; length 0: none
 //!  56    24   index, likewise
 //!  80    24   properties, likewise
-//! 104    24   range deletes, likewise; length 0 until they exist
+//! 104    24   range deletes, likewise
 //! 128    24   zero, for a part to come
 //! 152     8   XXH3-64 over bytes 0..152, seeded with the table's id
 //! 160
@@ -27,7 +27,7 @@ use crate::codec::varint::ByteReader;
 /// The footer's length in bytes.
 pub(super) const FOOTER_BYTES: usize = 160;
 const MAGIC: [u8; 8] = *b"DBEXSST\0";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 const RESERVED_BYTES: usize = 24;
 /// The footer's own checksum is seeded like something at an offset that no part can have.
 const FOOTER_SEED_OFFSET: u64 = u64::MAX;
@@ -91,7 +91,7 @@ impl Footer {
             return expected("the magic bytes of a table", "others");
         }
         if reader.u16() != Some(VERSION) {
-            return expected("table format version 1", "another version");
+            return expected("table format version 3", "another version");
         }
         if reader.u16() != Some(0) {
             return expected("no feature bits", "some that this version does not know");
@@ -144,9 +144,6 @@ impl Footer {
         }
         if offset.checked_add(FOOTER_BYTES as u64) != Some(self.file_bytes) {
             return Err(("parts that end at the footer".to_owned(), format!("an end at {offset}")));
-        }
-        if self.range_deletes.len != 0 {
-            return Err(("no range deletes".to_owned(), "some, which this version does not know".to_owned()));
         }
         Ok(())
     }

@@ -10,12 +10,14 @@ use super::{
     index::Index,
     options::TableId,
     properties::TableSummary,
+    range_deletes::read_range_deletes,
     stored_block,
     table::TableExpectation,
 };
 use crate::{
     codec::record::{RecordHead, RecordRead, put_record, read_record},
     error::{Error, Result},
+    range_delete::RangeDeletes,
     storage::{StorageFile, read_exact_at},
 };
 
@@ -36,6 +38,8 @@ pub(super) struct Metadata {
     pub(super) filter: Option<Filter>,
     pub(super) index: Index,
     pub(super) summary: TableSummary,
+    /// None for most tables.
+    pub(super) range_deletes: Option<Box<RangeDeletes>>,
 }
 
 /// Appends a record with the archive `body`.
@@ -111,7 +115,16 @@ impl Metadata {
         let index = Index::read(&part(footer.index)?, start, min_block_bytes, path)?;
         let properties = part(footer.properties)?;
         let summary = TableSummary::read(&properties, footer.file_bytes, expected.footer_checksum, path)?;
-        Ok(Self { filter, index, summary })
+        let range_deletes = match footer.range_deletes.len {
+            0 => None,
+            _ => Some(Box::new(read_range_deletes(&part(footer.range_deletes)?, path)?)),
+        };
+        let pieces = range_deletes.as_ref().map_or(0, |deletes| deletes.pieces().len() as u64);
+        if pieces != summary.range_deletes {
+            let expected = format!("{} pieces of range deletes", summary.range_deletes);
+            return Err(Error::corruption(path, footer.range_deletes.offset, expected, pieces));
+        }
+        Ok(Self { filter, index, summary, range_deletes })
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
@@ -120,6 +133,7 @@ impl Metadata {
             + self.index.memory_bytes()
             + self.summary.min_key.len()
             + self.summary.max_key.len()
+            + self.range_deletes.as_ref().map_or(0, |deletes| deletes.memory_bytes())
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   entries ──► TableBuilder ──► data blocks | filter | index | properties | footer
-//!                  │ block_builder, stored_block, filter, index, properties, footer
+//!                  │ block_builder, stored_block, filter, index, properties, range_deletes, footer
 //!   get ─────► Table ──► filter ──► index ──► block slot ──► block (hash slot ──► entry)
 //!   scan ────► TableCursor ──► BlockIter          │ empty slot: FileCache ──► file
 //!                                                 └ filled and emptied by BlockCache
@@ -27,6 +27,7 @@ mod metadata_cache;
 mod options;
 mod pace;
 mod properties;
+mod range_deletes;
 mod stored_block;
 #[expect(clippy::module_inception, reason = "the file of the type `Table`")]
 mod table;

@@ -14,6 +14,7 @@ use crate::{
     entry::{Entry, ValueKind},
     error::{Error, Result},
     ids::SeqNo,
+    range_delete::RangeDeletes,
 };
 
 const RECORD_KIND: u8 = 3;
@@ -39,13 +40,17 @@ pub struct TableSummary {
     pub blocks: u64,
     /// Over the checksums of all data blocks in their order: by this the footer's checksum names them too.
     pub blocks_checksum: u64,
-    /// The first key.
+    /// Pieces of range deletes.
+    pub range_deletes: u64,
+    /// The first key, of entries and range deletes.
     pub min_key: Bytes,
-    /// The last key.
+    /// The last key; where a range delete reaches further, its end.
     pub max_key: Bytes,
-    /// The oldest entry's sequence number.
+    /// Whether `max_key` is such an end: all of the table lies before it.
+    pub max_is_excluded: bool,
+    /// The oldest sequence number, of entries and range deletes.
     pub min_seqno: SeqNo,
-    /// The newest entry's sequence number.
+    /// The newest sequence number, of entries and range deletes.
     pub max_seqno: SeqNo,
     /// The footer's checksum: names this content; the manifest keeps it.
     pub footer_checksum: u64,
@@ -61,6 +66,8 @@ struct PropertiesArchive {
     raw_bytes: u64,
     blocks: u64,
     blocks_checksum: u64,
+    range_deletes: u64,
+    max_is_excluded: u8,
     min_seqno: u64,
     max_seqno: u64,
     min_key: Vec<u8>,
@@ -80,6 +87,8 @@ impl TableSummary {
             raw_bytes: 0,
             blocks: 0,
             blocks_checksum: 0,
+            range_deletes: 0,
+            max_is_excluded: false,
             min_key: Bytes::new(),
             max_key: Bytes::new(),
             min_seqno: SeqNo::MAX,
@@ -92,7 +101,7 @@ impl TableSummary {
     pub(super) fn count(&mut self, entry: &Entry<'_>, new_key: bool) {
         self.entries += 1;
         self.keys += u64::from(new_key);
-        self.tombstones += u64::from(entry.kind == ValueKind::Delete);
+        self.tombstones += u64::from(entry.kind != ValueKind::Put);
         if let Some(at) = entry.expires_at_ms {
             self.expiring += 1;
             self.last_expiry_ms = self.last_expiry_ms.max(at);
@@ -100,6 +109,32 @@ impl TableSummary {
         self.raw_bytes += (entry.key.len() + entry.value.len()) as u64;
         self.min_seqno = self.min_seqno.min(entry.seqno);
         self.max_seqno = self.max_seqno.max(entry.seqno);
+    }
+
+    /// Counts the table's range deletes, after all entries, and widens the bounds to hold them.
+    ///
+    /// # Errors
+    /// `Internal` for one without a bound.
+    pub(super) fn count_range_deletes(&mut self, deletes: &RangeDeletes) -> Result<()> {
+        let (Some(first), Some(last)) = (deletes.pieces().first(), deletes.pieces().last()) else {
+            return Ok(());
+        };
+        if first.start.is_empty() || last.end.is_empty() {
+            return Err(Error::internal("a table's range delete without a bound"));
+        }
+        self.range_deletes = deletes.pieces().len() as u64;
+        if self.entries == 0 || first.start < self.min_key {
+            self.min_key = first.start.clone();
+        }
+        if self.entries == 0 || last.end > self.max_key {
+            self.max_key = last.end.clone();
+            self.max_is_excluded = true;
+        }
+        if let Some((oldest, newest)) = deletes.seqno_range() {
+            self.min_seqno = self.min_seqno.min(oldest);
+            self.max_seqno = self.max_seqno.max(newest);
+        }
+        Ok(())
     }
 
     /// Counts one finished block.
@@ -119,6 +154,8 @@ impl TableSummary {
             raw_bytes: self.raw_bytes,
             blocks: self.blocks,
             blocks_checksum: self.blocks_checksum,
+            range_deletes: self.range_deletes,
+            max_is_excluded: u8::from(self.max_is_excluded),
             min_seqno: self.min_seqno.get(),
             max_seqno: self.max_seqno.get(),
             min_key: self.min_key.to_vec(),
@@ -145,6 +182,8 @@ impl TableSummary {
             raw_bytes: archive.raw_bytes.to_native(),
             blocks: archive.blocks.to_native(),
             blocks_checksum: archive.blocks_checksum.to_native(),
+            range_deletes: archive.range_deletes.to_native(),
+            max_is_excluded: archive.max_is_excluded != 0,
             min_key: Bytes::copy_from_slice(&archive.min_key),
             max_key: Bytes::copy_from_slice(&archive.max_key),
             min_seqno: SeqNo(archive.min_seqno.to_native()),

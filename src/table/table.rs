@@ -24,9 +24,11 @@ use super::{
     stored_block::check_stored_block,
 };
 use crate::{
+    entry::ValueKind,
     error::{Error, Result},
     ids::SeqNo,
     key::KeyHash,
+    range_delete::RangeDeletes,
     storage::StorageFile,
 };
 
@@ -65,6 +67,32 @@ pub(super) struct Loaded {
     pub(super) slots: Arc<BlockSlots>,
 }
 
+impl Loaded {
+    /// What is left of a key's newest version under the table's range deletes.
+    #[inline]
+    fn hide(&self, found: Lookup, key: &[u8], at: SeqNo) -> Lookup {
+        match &self.metadata.range_deletes {
+            None => found,
+            Some(deletes) => hide(found, deletes.covering(key, at)),
+        }
+    }
+}
+
+#[cold]
+fn hide(found: Lookup, deleted: Option<SeqNo>) -> Lookup {
+    match (found, deleted) {
+        (Lookup::WouldBlock, _) => Lookup::WouldBlock,
+        (Lookup::Found(entry), Some(deleted)) if entry.seqno > deleted => Lookup::Found(entry),
+        (_, Some(seqno)) => Lookup::Found(OwnedEntry {
+            seqno,
+            kind: ValueKind::Delete,
+            expires_at_ms: None,
+            value: Bytes::new(),
+        }),
+        (found, None) => found,
+    }
+}
+
 impl Table {
     /// The table `id` at `path`. Reads nothing yet: a file that is missing or not what is expected is found at
     /// first use.
@@ -96,7 +124,8 @@ impl Table {
         &self.path
     }
 
-    /// The newest version of `key` with a sequence number up to `at`. `hash` is the key's. Made for a key that is most
+    /// The newest version of `key` with a sequence number up to `at`; where a range delete is newer, a tombstone of its
+    /// number. `hash` is the key's. Made for a key that is most
     /// likely in another table: the filter is asked before anything else.
     ///
     /// # Errors
@@ -106,9 +135,9 @@ impl Table {
         let Some(loaded) = &*loaded else { return Ok(Lookup::WouldBlock) };
         let Metadata { filter, index, .. } = &loaded.metadata;
         if filter.as_ref().is_some_and(|filter| !filter.may_contain(hash)) {
-            return Ok(Lookup::Missing);
+            return Ok(loaded.hide(Lookup::Missing, key, at));
         }
-        let Some(first) = index.find(key) else { return Ok(Lookup::Missing) };
+        let Some(first) = index.find(key) else { return Ok(loaded.hide(Lookup::Missing, key, at)) };
         self.get_from_blocks(loaded, first, hash, key, at, mode)
     }
 
@@ -124,10 +153,10 @@ impl Table {
         if let Some(filter) = filter {
             filter.prefetch(hash);
         }
-        let Some(first) = index.find(key) else { return Ok(Lookup::Missing) };
+        let Some(first) = index.find(key) else { return Ok(loaded.hide(Lookup::Missing, key, at)) };
         loaded.slots.prefetch(first);
         if filter.as_ref().is_some_and(|filter| !filter.may_contain(hash)) {
-            return Ok(Lookup::Missing);
+            return Ok(loaded.hide(Lookup::Missing, key, at));
         }
         self.get_from_blocks(loaded, first, hash, key, at, mode)
     }
@@ -160,10 +189,10 @@ impl Table {
                 answer(block.view().lookup(hash, key, at).map_err(damaged)?, |value| block.share_value(value))
             };
             if let Some(found) = found {
-                return Ok(found);
+                return Ok(loaded.hide(found, key, at));
             }
         }
-        Ok(Lookup::Missing)
+        Ok(loaded.hide(Lookup::Missing, key, at))
     }
 
     /// What the table holds, as its file says. Reads the metadata if that has not happened yet.
@@ -172,6 +201,15 @@ impl Table {
     /// `Io` or `Corruption`.
     pub fn summary(&self) -> Result<TableSummary> {
         Ok(self.load()?.metadata.summary.clone())
+    }
+
+    /// Shows the table's range deletes to `see`. Reads the metadata if that has not happened yet.
+    ///
+    /// # Errors
+    /// `Io` or `Corruption`.
+    pub fn with_range_deletes<T>(&self, see: impl FnOnce(&RangeDeletes) -> T) -> Result<T> {
+        let loaded = self.load()?;
+        Ok(see(loaded.metadata.range_deletes.as_deref().unwrap_or(&RangeDeletes::default())))
     }
 
     /// What the table keeps in memory, cached blocks excluded; 0 before its first use.

@@ -110,6 +110,9 @@ impl Check<'_> {
     fn summary(mut self) -> Result<(), Damage> {
         let stated = &self.loaded.metadata.summary;
         self.counted.max_key = Bytes::from(self.last_key);
+        if let Some(deletes) = &self.loaded.metadata.range_deletes {
+            self.counted.count_range_deletes(deletes).map_err(|_| "a range delete without a bound")?;
+        }
         self.counted.file_bytes = stated.file_bytes;
         self.counted.footer_checksum = stated.footer_checksum;
         if self.counted == *stated { Ok(()) } else { Err("others") }

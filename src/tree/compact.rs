@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     compaction::{
-        Below, Choice, FullBound, FullChoice, Levels, Merged, PickerOptions, Situation, Target, TargetRun,
-        Watermark, merge_into_tables, pick, pick_full, span_of,
+        Below, Choice, FullBound, FullChoice, Levels, Merged, PickerOptions, ReadPositions, Readers,
+        Situation, Target, TargetRun, Watermark, merge_into_tables, pick, pick_full, span_of,
     },
     edit::{TableRecord, VersionEdit},
     handle::TableHandle,
@@ -22,6 +22,7 @@ use crate::{
     error::{Error, Result},
     ids::{Level, SeqNo},
     key::KeyRange,
+    range_delete::RangeDeletes,
     table::{CursorSource, Pace},
 };
 
@@ -30,7 +31,7 @@ pub struct CompactionPlan {
     choice: Choice,
     inputs: Vec<Arc<TableHandle>>,
     below: Below,
-    watermark: Watermark,
+    readers: Readers,
     run: u64,
     mark: CompactionMark,
 }
@@ -121,17 +122,21 @@ enum Wait {
 impl Tree {
     /// Plans the most urgent compaction; `None` if none is due, or what it needs is taken.
     ///
-    /// `oldest_snapshot`: nobody reads below it, now or later. `now_ms`: no reader's time lies before it.
-    pub fn plan_compaction(&self, oldest_snapshot: SeqNo, now_ms: u64) -> Option<CompactionPlan> {
-        let watermark = Watermark { oldest_snapshot, now_ms };
-        self.plan(watermark, |situation| pick(situation).ok_or(Wait::Nothing)).ok()
+    /// `positions`: where it is read, now or later. `now_ms`: no reader's time lies before it.
+    pub fn plan_compaction(
+        &self,
+        positions: impl Into<ReadPositions>,
+        now_ms: u64,
+    ) -> Option<CompactionPlan> {
+        let readers = Readers { positions: positions.into(), now_ms };
+        self.plan(readers, |situation| pick(situation).ok_or(Wait::Nothing)).ok()
     }
 
     /// Whether no background work is under way and none could be planned. Looks only, and all at once.
     ///
     /// The arguments are as for [`Tree::plan_compaction`].
-    pub fn is_at_rest(&self, oldest_snapshot: SeqNo, now_ms: u64) -> bool {
-        let watermark = Watermark { oldest_snapshot, now_ms };
+    pub fn is_at_rest(&self, positions: impl Into<ReadPositions>, now_ms: u64) -> bool {
+        let watermark = Readers { positions: positions.into(), now_ms }.watermark();
         self.jobs.with(|state| {
             // NOTE: loaded under the lock: a job whose marks are gone has published its install before.
             let view = self.view();
@@ -157,11 +162,11 @@ impl Tree {
         &self,
         range: &KeyRange,
         bound: FullBound,
-        oldest_snapshot: SeqNo,
+        positions: impl Into<ReadPositions>,
         now_ms: u64,
     ) -> FullCompaction {
-        let watermark = Watermark { oldest_snapshot, now_ms };
-        let planned = self.plan(watermark, |situation| match pick_full(situation, range, bound) {
+        let readers = Readers { positions: positions.into(), now_ms };
+        let planned = self.plan(readers, |situation| match pick_full(situation, range, bound) {
             FullChoice::Compact(choice) => Ok(choice),
             FullChoice::Busy => Err(Wait::Busy),
             FullChoice::Nothing => Err(Wait::Nothing),
@@ -175,7 +180,7 @@ impl Tree {
 
     fn plan(
         &self,
-        watermark: Watermark,
+        readers: Readers,
         choose: impl FnOnce(&Situation<'_>) -> Result<Choice, Wait>,
     ) -> Result<CompactionPlan, Wait> {
         if !self.takes_edits() {
@@ -184,8 +189,8 @@ impl Tree {
         self.jobs.with(|state| {
             // NOTE: loaded under the lock: a job whose marks are gone has published its install before.
             let view = self.view();
-            let choice = choose(&self.situation(&view, state, watermark))?;
-            Ok(self.plan_of(choice, &view.version, watermark, state))
+            let choice = choose(&self.situation(&view, state, readers.watermark()))?;
+            Ok(self.plan_of(choice, &view.version, readers, state))
         })
     }
 
@@ -203,7 +208,7 @@ impl Tree {
         &self,
         choice: Choice,
         version: &Version,
-        watermark: Watermark,
+        readers: Readers,
         state: &mut JobState,
     ) -> CompactionPlan {
         let files: Vec<_> = choice.inputs.iter().map(|table| table.file).collect();
@@ -217,7 +222,7 @@ impl Tree {
         CompactionPlan {
             below: Below::compaction(version.levels(), &choice),
             inputs,
-            watermark,
+            readers,
             run,
             mark: CompactionMark::take(&self.jobs, state, files, writing_l2),
             choice,
@@ -230,7 +235,7 @@ impl Tree {
     /// # Errors
     /// `NoSpace`, `Io`, `Corruption`, or what the pace fails with; nothing has changed.
     pub fn run_compaction(&self, plan: CompactionPlan, pace: &Arc<dyn Pace>) -> Result<CompactionOutput> {
-        let CompactionPlan { choice, inputs, below, watermark, run, mark } = plan;
+        let CompactionPlan { choice, inputs, below, readers, run, mark } = plan;
         let merged = if choice.is_move {
             Merged::new(Arc::clone(&self.context.storage), self.dir.clone())
         } else {
@@ -248,11 +253,14 @@ impl Tree {
                 fence: Arc::clone(&self.fence),
                 next_file: &|| self.take_file_number(),
             };
-            let merged = merge_into_tables(merge_of(&inputs, &pace), watermark, &below, &target)?;
+            let deletes = range_deletes_of(&inputs)?;
+            let read = not_all_deleted(&inputs, &deletes, readers.positions.oldest());
+            let cursor = merge_of(&read, &pace);
+            let merged = merge_into_tables(cursor, &deletes, &readers, &below, &target)?;
             self.sync_level(choice.target, &merged)?;
             merged
         };
-        Ok(CompactionOutput { choice, inputs, run, merged, clock_high_ms: watermark.now_ms, _mark: mark })
+        Ok(CompactionOutput { choice, inputs, run, merged, clock_high_ms: readers.now_ms, _mark: mark })
     }
 
     /// Installs a compaction: the inputs leave the manifest, the outputs enter it. Input files go when no view
@@ -305,6 +313,26 @@ impl Tree {
         self.counters.compacted(&done);
         Ok(done)
     }
+}
+
+/// The range deletes of some tables.
+fn range_deletes_of(tables: &[Arc<TableHandle>]) -> Result<RangeDeletes> {
+    let deleting = tables.iter().filter(|table| table.record().range_deletes > 0);
+    let deletes = deleting.map(|table| table.table().with_range_deletes(RangeDeletes::clone));
+    Ok(RangeDeletes::union_all(&deletes.collect::<Result<Vec<_>>>()?))
+}
+
+/// The tables of which something may be left: of those that were deleted as a whole, before anybody reads, nothing is
+/// read.
+fn not_all_deleted(
+    tables: &[Arc<TableHandle>],
+    deletes: &RangeDeletes,
+    oldest_reader: SeqNo,
+) -> Vec<Arc<TableHandle>> {
+    let is_deleted = |table: &TableRecord| {
+        deletes.covers_all(&table.min_key, &table.max_key, table.max_seqno, oldest_reader)
+    };
+    tables.iter().filter(|table| !is_deleted(table.record())).cloned().collect()
 }
 
 /// A cursor over all inputs: an L0 table is a source of its own, a run's tables are one together.

@@ -4,12 +4,16 @@
 //! ```text
 //! EditV1   added: [TableV1]   removed: [u64 file]   cancelled: [u64 batch]   forget_cancelled: u8
 //!          wal_floor, flushed_seqno, next_file, highest_seqno, synced_segment, synced_offset, clock_high_ms: u64 (0: not stated)
-//! TableV1  level, dir: u8   file, run, file_bytes, entries, superseded, tombstones, expiring, last_expiry_ms,
-//!          raw_bytes, min_seqno, max_seqno, footer_checksum, blob_file (0 until blob files exist): u64   min_key, max_key: [u8]
+//! TableV1  level, dir, max_is_excluded: u8   file, run, file_bytes, entries, superseded, tombstones, range_deletes,
+//!          hidden_bytes, expiring, last_expiry_ms, raw_bytes, min_seqno, max_seqno, footer_checksum,
+//!          blob_file (0 until blob files exist): u64   min_key, max_key: [u8]
 //! ```
 //! A new field is a new version of the record, never a change to these.
 
-use std::path::{Path, PathBuf};
+use std::{
+    cmp::Ordering,
+    path::{Path, PathBuf},
+};
 
 use bytes::Bytes;
 use rkyv::{Archive, Serialize};
@@ -18,7 +22,7 @@ use crate::{
     codec::archive::{OwnedArchive, to_archive},
     error::{Error, Result},
     ids::{BatchId, FileNumber, Level, SegmentNumber, SeqNo},
-    key::MAX_KEY_BYTES,
+    key::MAX_BOUND_BYTES,
 };
 
 /// What the manifest knows of one table.
@@ -40,6 +44,10 @@ pub struct TableRecord {
     pub superseded: u64,
     /// How many of them are tombstones.
     pub tombstones: u64,
+    /// How many pieces of range deletes it holds.
+    pub range_deletes: u64,
+    /// The bytes of older tables all of whose keys these delete, as far as that was known when it was written.
+    pub hidden_bytes: u64,
     /// How many of them have an expiry.
     pub expiring: u64,
     /// The latest of these expiries, in milliseconds on the node's clock.
@@ -52,14 +60,36 @@ pub struct TableRecord {
     pub max_seqno: SeqNo,
     /// The checksum of its footer, which names it against another table of the same size.
     pub footer_checksum: u64,
-    /// Its first key.
+    /// Its first key, of entries and range deletes.
     pub min_key: Bytes,
-    /// Its last key.
+    /// Its last key; where a range delete reaches further, its end.
     pub max_key: Bytes,
+    /// Whether `max_key` is such an end: all of the table lies before it.
+    pub max_is_excluded: bool,
 }
 
 impl TableRecord {
-    /// Whether the keys from `min` to `max`, both included, overlap the table's.
+    /// Whether all of the table lies before `key`.
+    #[inline]
+    pub fn ends_before(&self, key: &[u8]) -> bool {
+        match self.max_key[..].cmp(key) {
+            Ordering::Less => true,
+            Ordering::Equal => self.max_is_excluded,
+            Ordering::Greater => false,
+        }
+    }
+
+    /// The first key behind the table.
+    pub fn end(&self) -> Bytes {
+        if self.max_is_excluded { self.max_key.clone() } else { [&self.max_key, &[0][..]].concat().into() }
+    }
+
+    /// What it weighs when it is decided what to compact: with it goes what it hides.
+    pub const fn weight_bytes(&self) -> u64 {
+        self.file_bytes.saturating_add(self.hidden_bytes)
+    }
+
+    /// Whether the keys from `min` to `max`, both included, may overlap the table's: its end counts.
     pub fn overlaps(&self, min: &[u8], max: &[u8]) -> bool {
         self.min_key <= max && self.max_key >= min
     }
@@ -129,12 +159,15 @@ struct EditV1 {
 struct TableV1 {
     level: u8,
     dir: u8,
+    max_is_excluded: u8,
     file: u64,
     run: u64,
     file_bytes: u64,
     entries: u64,
     superseded: u64,
     tombstones: u64,
+    range_deletes: u64,
+    hidden_bytes: u64,
     expiring: u64,
     last_expiry_ms: u64,
     raw_bytes: u64,
@@ -204,12 +237,15 @@ fn encode_table(table: &TableRecord) -> TableV1 {
     TableV1 {
         level: table.level.number(),
         dir: table.dir.number(),
+        max_is_excluded: u8::from(table.max_is_excluded),
         file: table.file.0,
         run: table.run,
         file_bytes: table.file_bytes,
         entries: table.entries,
         superseded: table.superseded,
         tombstones: table.tombstones,
+        range_deletes: table.range_deletes,
+        hidden_bytes: table.hidden_bytes,
         expiring: table.expiring,
         last_expiry_ms: table.last_expiry_ms,
         raw_bytes: table.raw_bytes,
@@ -232,6 +268,8 @@ fn decode_table(table: &ArchivedTableV1) -> Result<TableRecord, &'static str> {
         entries: table.entries.to_native(),
         superseded: table.superseded.to_native(),
         tombstones: table.tombstones.to_native(),
+        range_deletes: table.range_deletes.to_native(),
+        hidden_bytes: table.hidden_bytes.to_native(),
         expiring: table.expiring.to_native(),
         last_expiry_ms: table.last_expiry_ms.to_native(),
         raw_bytes: table.raw_bytes.to_native(),
@@ -240,15 +278,17 @@ fn decode_table(table: &ArchivedTableV1) -> Result<TableRecord, &'static str> {
         footer_checksum: table.footer_checksum.to_native(),
         min_key: Bytes::copy_from_slice(&table.min_key),
         max_key: Bytes::copy_from_slice(&table.max_key),
+        max_is_excluded: table.max_is_excluded != 0,
     };
     if table.blob_file.to_native() != 0 {
         return Err("a blob file, which this version does not know");
     }
-    if record.min_key > record.max_key || record.max_key.len().max(record.min_key.len()) > MAX_KEY_BYTES {
+    if record.min_key > record.max_key || record.max_key.len().max(record.min_key.len()) > MAX_BOUND_BYTES {
         return Err("key bounds that cannot be");
     }
     let most = record.tombstones.max(record.superseded);
-    if record.min_seqno > record.max_seqno || record.entries == 0 || most > record.entries {
+    let is_empty = record.entries == 0 && record.range_deletes == 0;
+    if record.min_seqno > record.max_seqno || is_empty || most > record.entries {
         return Err("counts that cannot be");
     }
     Ok(record)
@@ -269,6 +309,8 @@ pub(super) mod tests {
             entries: 10,
             superseded: 0,
             tombstones: 0,
+            range_deletes: 0,
+            hidden_bytes: 0,
             expiring: 0,
             last_expiry_ms: 0,
             raw_bytes: 1500,
@@ -277,6 +319,7 @@ pub(super) mod tests {
             footer_checksum: file ^ 0xABCD,
             min_key: Bytes::copy_from_slice(min.as_bytes()),
             max_key: Bytes::copy_from_slice(max.as_bytes()),
+            max_is_excluded: false,
         }
     }
 
@@ -295,6 +338,9 @@ pub(super) mod tests {
                 max_key: a.max(b).into(),
                 run: n,
                 last_expiry_ms: n,
+                range_deletes: n,
+                hidden_bytes: n,
+                max_is_excluded: n % 2 == 0,
                 ..record(Level::ALL[(n % 3) as usize], n, "", "")
             }).collect();
             let edit = VersionEdit {

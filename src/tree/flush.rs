@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{
-    compaction::{Below, Merged, Target, Watermark, merge_into_tables},
+    compaction::{Below, Merged, ReadPositions, Readers, Target, merge_into_tables},
     edit::VersionEdit,
     handle::TableHandle,
     jobs::FlushMark,
@@ -14,7 +14,8 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    ids::{Level, SegmentNumber, SeqNo},
+    ids::{Level, SegmentNumber},
+    range_delete::RangeDeletes,
     table::Pace,
 };
 
@@ -22,7 +23,7 @@ use crate::{
 pub struct FlushPlan {
     /// Newest first, and down to the oldest.
     sealed: Vec<Arc<SealedMemtable>>,
-    watermark: Watermark,
+    readers: Readers,
     below: Below,
     mark: FlushMark,
 }
@@ -69,8 +70,8 @@ impl Tree {
     /// Plans the flush of every sealed memtable; `None` if there is none, one is under way, or the tree takes no
     /// more edits.
     ///
-    /// `oldest_snapshot`: nobody reads below it, now or later. `now_ms`: where the node's clock stands.
-    pub fn plan_flush(&self, oldest_snapshot: SeqNo, now_ms: u64) -> Option<FlushPlan> {
+    /// `positions`: where it is read, now or later. `now_ms`: where the node's clock stands.
+    pub fn plan_flush(&self, positions: impl Into<ReadPositions>, now_ms: u64) -> Option<FlushPlan> {
         if !self.takes_edits() || self.view().sealed.is_empty() {
             return None;
         }
@@ -82,7 +83,7 @@ impl Tree {
         }
         Some(FlushPlan {
             sealed: view.sealed.clone(),
-            watermark: Watermark { oldest_snapshot, now_ms },
+            readers: Readers { positions: positions.into(), now_ms },
             below: Below::memtables(view.version.levels()),
             mark,
         })
@@ -93,9 +94,10 @@ impl Tree {
     /// # Errors
     /// `NoSpace`, `Io`, or what the pace fails with; the flush can be planned again.
     pub fn run_flush(&self, plan: FlushPlan, pace: &Arc<dyn Pace>) -> Result<FlushOutput> {
-        let FlushPlan { sealed, watermark, below, mark } = plan;
+        let FlushPlan { sealed, readers, below, mark } = plan;
+        let clock_high_ms = readers.now_ms;
         // NOTE: an expired entry is flushed as it is. The earliest time of any reader is the compactions' to know.
-        let unexpired = Watermark { now_ms: 0, ..watermark };
+        let unexpired = Readers { now_ms: 0, ..readers };
         let target = Target {
             storage: &self.context.storage,
             shard: self.shard,
@@ -110,9 +112,12 @@ impl Tree {
             next_file: &|| self.take_file_number(),
         };
         let memtables = sealed.iter().map(|sealed| sealed.memtable.cursor());
-        let merged = merge_into_tables(MergeCursor::new(memtables), unexpired, &below, &target)?;
+        let sets: Vec<_> = sealed.iter().filter_map(|sealed| sealed.memtable.range_deletes()).collect();
+        let deletes = RangeDeletes::union_all(sets.iter().flat_map(|sets| sets.iter().map(|set| &**set)));
+        let cursor = MergeCursor::new(memtables);
+        let merged = merge_into_tables(cursor, &deletes, &unexpired, &below, &target)?;
         self.sync_level(Level::L0, &merged)?;
-        Ok(FlushOutput { merged, sealed, clock_high_ms: watermark.now_ms, _mark: mark })
+        Ok(FlushOutput { merged, sealed, clock_high_ms, _mark: mark })
     }
 
     /// Installs a flush: makes it part of the manifest, drops the memtables from the view, frees the log.

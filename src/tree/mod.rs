@@ -33,6 +33,8 @@ pub mod load;
 mod loser_tree;
 pub mod lsm;
 pub mod manifest;
+mod masked;
+mod memtable_size;
 pub mod merge;
 pub mod options;
 mod pair_batch;

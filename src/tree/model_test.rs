@@ -1,14 +1,14 @@
-//! The whole tree against a map of all versions: random writes, reads, scans, snapshots, flushes, compactions that
-//! overlap each other, expiries and re-openings, under both strategies and a change between them.
+//! The whole tree against a map of all versions: random writes, range deletes, reads, scans, snapshots, flushes,
+//! compactions that overlap each other, expiries and re-openings, under both strategies and a change between them.
 
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use super::{
-    CompactionOutput, CompactionPlan, FlushOutput, FullCompaction, ReadView, Strategy, TreeOptions,
-    compaction::FullBound,
+    CompactionOutput, CompactionPlan, FlushOutput, FullCompaction, ReadView, Strategy, TreeOptions, WriteOp,
+    compaction::{FullBound, ReadPositions},
     testing::{Rng, Shard, context, delete, drain, guard, hash, open_in, pace, put, tiny, visible},
 };
-use crate::{ids::SeqNo, key::KeyRange, storage::sim::SimStorage, table::ReadMode};
+use crate::{entry::ValueKind, ids::SeqNo, key::KeyRange, storage::sim::SimStorage, table::ReadMode};
 
 type Version = (u64, Option<Vec<u8>>, Option<u64>);
 
@@ -74,9 +74,11 @@ impl Run {
         }
     }
 
-    fn watermark(&self) -> (SeqNo, u64) {
-        let at = self.snapshots.iter().map(|s| s.at).min().unwrap_or(self.shard.seqno);
-        (SeqNo(at), self.snapshots.iter().map(|s| s.now).min().unwrap_or(self.now))
+    fn readers(&self) -> (ReadPositions, u64) {
+        let mut held: Vec<_> = self.snapshots.iter().map(|snapshot| SeqNo(snapshot.at)).collect();
+        held.sort();
+        let positions = ReadPositions::new(held, SeqNo(self.shard.seqno));
+        (positions, self.snapshots.iter().map(|s| s.now).min().unwrap_or(self.now))
     }
 
     fn write(&mut self) {
@@ -99,6 +101,34 @@ impl Run {
         self.shard.write(&ops).unwrap();
         for (place, (key, value, expires)) in staged.into_iter().enumerate() {
             self.model.versions.entry(key).or_default().push((first + place as u64, value, expires));
+        }
+    }
+
+    /// Deletes a range, and perhaps puts some of its keys before it or anew, in the same turn.
+    fn delete_range(&mut self) {
+        let (a, b) = (self.rng.below(125), self.rng.below(125));
+        let (start, end) = match self.rng.below(8) {
+            0 => (vec![], key(a)),
+            1 => (key(a), vec![]),
+            2 if self.rng.below(4) == 0 => (vec![], vec![]),
+            _ => (key(a.min(b)), key(a.min(b) + 1 + a.max(b) % 7)),
+        };
+        let value = vec![b'w'; self.rng.index(60)];
+        let keys: Vec<_> = (0..self.rng.below(3)).map(|_| key(self.rng.below(120))).collect();
+        let place = self.rng.index(keys.len() + 1);
+        let mut ops: Vec<_> = keys.iter().map(|key| put(key, &value, None)).collect();
+        ops.insert(place, WriteOp::delete_range(&start, &end));
+        let first = self.shard.seqno + 1;
+        self.shard.write(&ops).unwrap();
+        let covers = |key: &Vec<u8>| *key >= start && (end.is_empty() || *key < end);
+        for (number, op) in (first..).zip(&ops) {
+            if op.kind == ValueKind::RangeDelete {
+                let deleted = self.model.versions.iter_mut().filter(|(key, _)| covers(key));
+                deleted.for_each(|(_, versions)| versions.push((number, None, None)));
+            } else {
+                let versions = self.model.versions.entry(op.key.to_vec()).or_default();
+                versions.push((number, Some(op.value.to_vec()), None));
+            }
         }
     }
 
@@ -149,7 +179,7 @@ impl Run {
     }
 
     fn plan_compaction(&mut self) -> Option<CompactionPlan> {
-        let (at, now) = self.watermark();
+        let (at, now) = self.readers();
         if self.rng.below(6) > 0 {
             return self.shard.tree.plan_compaction(at, now);
         }
@@ -166,7 +196,7 @@ impl Run {
         match self.rng.below(8) {
             0 => self.shard.writer.seal().unwrap(),
             1 if self.flush.is_none() => {
-                let (at, now) = self.watermark();
+                let (at, now) = self.readers();
                 self.flush = tree.plan_flush(at, now).map(|plan| tree.run_flush(plan, &pace()).unwrap());
             }
             2 => {
@@ -194,7 +224,8 @@ impl Run {
 
     fn step(&mut self) {
         match self.rng.below(100) {
-            0..45 => self.write(),
+            0..40 => self.write(),
+            40..45 => self.delete_range(),
             45..65 => self.background(),
             65..80 => self.check(false),
             80..90 => self.check(true),

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use super::{cut::Cut, options::TreeOptions, view::SealedMemtable, writer::next_memtable};
+use super::{cut::Cut, memtable_size::next_memtable, options::TreeOptions, view::SealedMemtable};
 use crate::{
     entry::Entry,
     ids::{SegmentNumber, SeqNo},

@@ -36,20 +36,42 @@ impl RunCursor {
         Ok(())
     }
 
+    /// Goes to the first entry of the next table that has one, as long as it stands behind the last of its own: a
+    /// table's range deletes may reach further than its entries.
+    fn settle_forward(&mut self) -> Result<()> {
+        while let Some((place, cursor)) = &self.current
+            && cursor.entry().is_none()
+        {
+            let next = *place + 1;
+            self.enter(Some(next), Cursor::seek_first)?;
+        }
+        Ok(())
+    }
+
+    /// The same backward.
+    fn settle_backward(&mut self) -> Result<()> {
+        while let Some((place, cursor)) = &self.current
+            && cursor.entry().is_none()
+        {
+            let before = place.checked_sub(1);
+            self.enter(before, Cursor::seek_last)?;
+        }
+        Ok(())
+    }
+
     /// Moves forward inside the table by `step`, and to the next table from its end; whether it left the table.
     #[inline]
     fn forward(&mut self, step: impl FnOnce(&mut TableCursor) -> Result<()>) -> Result<bool> {
-        let Some((place, cursor)) = &mut self.current else { return Ok(false) };
+        let Some((_, cursor)) = &mut self.current else { return Ok(false) };
         let stepped = step(cursor);
         if stepped.is_ok() && cursor.entry().is_some() {
             return Ok(false);
         }
-        let next = *place + 1;
         if let Err(error) = stepped {
             self.current = None;
             return Err(error);
         }
-        self.enter(Some(next), Cursor::seek_first).map(|()| true)
+        self.settle_forward().map(|()| true)
     }
 }
 
@@ -70,21 +92,25 @@ impl BlockCursor for RunCursor {
 
 impl Cursor for RunCursor {
     fn seek_first(&mut self) -> Result<()> {
-        self.enter(Some(0), Cursor::seek_first)
+        self.enter(Some(0), Cursor::seek_first)?;
+        self.settle_forward()
     }
 
     fn seek_last(&mut self) -> Result<()> {
-        self.enter(self.tables.len().checked_sub(1), Cursor::seek_last)
+        self.enter(self.tables.len().checked_sub(1), Cursor::seek_last)?;
+        self.settle_backward()
     }
 
     fn seek(&mut self, key: &[u8]) -> Result<()> {
-        let place = self.tables.partition_point(|table| table.record().max_key < key);
-        self.enter(Some(place), |cursor| cursor.seek(key))
+        let place = self.tables.partition_point(|table| table.record().ends_before(key));
+        self.enter(Some(place), |cursor| cursor.seek(key))?;
+        self.settle_forward()
     }
 
     fn seek_before(&mut self, key: &[u8]) -> Result<()> {
         let behind = self.tables.partition_point(|table| table.record().min_key < key);
-        self.enter(behind.checked_sub(1), |cursor| cursor.seek_before(key))
+        self.enter(behind.checked_sub(1), |cursor| cursor.seek_before(key))?;
+        self.settle_backward()
     }
 
     #[inline]
@@ -99,16 +125,12 @@ impl Cursor for RunCursor {
     }
 
     fn prev(&mut self) -> Result<()> {
-        let Some((place, cursor)) = &mut self.current else { return Ok(()) };
+        let Some((_, cursor)) = &mut self.current else { return Ok(()) };
         if let Err(error) = cursor.prev() {
             self.current = None;
             return Err(error);
         }
-        if cursor.entry().is_none() {
-            let before = place.checked_sub(1);
-            self.enter(before, Cursor::seek_last)?;
-        }
-        Ok(())
+        self.settle_backward()
     }
 
     #[inline]

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use super::{
     block_cursor::BlockCursor,
+    handle::TableHandle,
+    masked::{DeleteSource, Mask, MaskedCursor},
     merge::MergeCursor,
     pair_batch::{PairBatch, PairBatchBuilder},
     run_cursor::RunCursor,
@@ -95,30 +97,31 @@ impl BlockCursor for SourceCursor {
 /// Walks the visible entries of a range of one shard, from a view that it holds. Each step may read blocks, and
 /// wait for them.
 pub struct TreeScan {
-    entries: VisibleCursor<MergeCursor<SourceCursor>>,
+    entries: Entries,
     /// Told after the pairs that came before it.
     failed: Option<Error>,
     /// Keeps the files of the tables that are walked.
     _view: Arc<ReadView>,
 }
 
+/// What is walked: nearly all views hold no range deletes, and their entries are not looked at for them.
+enum Entries {
+    Plain(VisibleCursor<MergeCursor<SourceCursor>>),
+    Masked(Box<VisibleCursor<MergeCursor<MaskedCursor>>>),
+}
+
 impl TreeScan {
     pub(super) fn new(view: Arc<ReadView>, range: &KeyRange, reverse: bool, point: ReadPoint) -> Self {
-        let memtables =
-            std::iter::once(&view.active).chain(view.sealed.iter().map(|sealed| &sealed.memtable));
-        let mut sources: Vec<_> = memtables
-            .filter(|memtable| !memtable.is_empty())
-            .map(|memtable| SourceCursor::Memtable(memtable.cursor()))
-            .collect();
-        let in_range = view.version.l0().filter(|table| {
-            !range.is_before(&table.record().max_key) && !range.is_behind(&table.record().min_key)
-        });
-        sources.extend(in_range.map(|table| SourceCursor::Table(table.table().cursor(CursorSource::Cached))));
-        let runs = view.version.runs().filter(|run| !run.tables().is_empty());
-        sources.extend(
-            runs.map(|run| SourceCursor::Run(RunCursor::new(Arc::clone(run.tables()), CursorSource::Cached))),
-        );
-        let entries = VisibleCursor::new(MergeCursor::new(sources), range.clone(), reverse, point);
+        let (cursors, deletes): (Vec<_>, Vec<_>) = sources_of(&view, range).unzip();
+        let range = range.clone();
+        let entries = if deletes.iter().all(Option::is_none) {
+            Entries::Plain(VisibleCursor::new(MergeCursor::new(cursors), range, reverse, point))
+        } else {
+            let mask = Arc::new(Mask { sources: deletes, at: point.at });
+            let masked = cursors.into_iter().enumerate();
+            let masked = masked.map(|(place, cursor)| MaskedCursor::new(cursor, Arc::clone(&mask), place));
+            Entries::Masked(Box::new(VisibleCursor::new(MergeCursor::new(masked), range, reverse, point)))
+        };
         Self { entries, failed: None, _view: view }
     }
 
@@ -132,7 +135,10 @@ impl TreeScan {
             return Err(error);
         }
         let mut batch = PairBatchBuilder::new(most.max(1));
-        let filled = self.entries.fill(&mut batch);
+        let filled = match &mut self.entries {
+            Entries::Plain(entries) => entries.fill(&mut batch),
+            Entries::Masked(entries) => entries.fill(&mut batch),
+        };
         let batch = batch.finish();
         match filled {
             Err(error) if batch.is_empty() => return Err(error),
@@ -141,4 +147,32 @@ impl TreeScan {
         }
         Ok(batch)
     }
+}
+
+/// The sources of a view that may have keys in a range, the newest first, and where their range deletes are.
+fn sources_of(
+    view: &ReadView,
+    range: &KeyRange,
+) -> impl Iterator<Item = (SourceCursor, Option<DeleteSource>)> {
+    let memtables = std::iter::once(&view.active).chain(view.sealed.iter().map(|sealed| &sealed.memtable));
+    let memtables = memtables.filter(|memtable| !memtable.is_empty()).map(|memtable| {
+        // IMPORTANT: the range deletes first; see `Memtable::get`.
+        let deletes = memtable.range_deletes().map(DeleteSource::Memtable);
+        (SourceCursor::Memtable(memtable.cursor()), deletes)
+    });
+    let in_range = |table: &&Arc<TableHandle>| {
+        !range.is_before(&table.record().max_key) && !range.is_behind(&table.record().min_key)
+    };
+    let l0 = view.version.l0().filter(in_range).map(|table| {
+        let deletes =
+            (table.record().range_deletes > 0).then(|| DeleteSource::Tables([Arc::clone(table)].into()));
+        (SourceCursor::Table(table.table().cursor(CursorSource::Cached)), deletes)
+    });
+    let runs = view.version.runs().filter(|run| !run.tables().is_empty()).map(|run| {
+        let deleting = run.deleting();
+        let deletes = (!deleting.is_empty()).then(|| DeleteSource::Tables(Arc::clone(deleting)));
+        let cursor = RunCursor::new(Arc::clone(run.tables()), CursorSource::Cached);
+        (SourceCursor::Run(cursor), deletes)
+    });
+    memtables.chain(l0).chain(runs)
 }

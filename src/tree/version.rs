@@ -24,6 +24,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Run {
     tables: Arc<[Arc<TableHandle>]>,
+    /// Those that hold range deletes.
+    deleting: Arc<[Arc<TableHandle>]>,
     /// The first bytes of each table's last key, so that a search touches few tables.
     fences: Box<[u64]>,
 }
@@ -31,7 +33,8 @@ pub struct Run {
 impl Run {
     pub(super) fn new(tables: Vec<Arc<TableHandle>>) -> Self {
         let fences = tables.iter().map(|table| key_prefix(&table.record().max_key)).collect();
-        Self { tables: tables.into(), fences }
+        let deleting = tables.iter().filter(|table| table.record().range_deletes > 0).cloned().collect();
+        Self { tables: tables.into(), deleting, fences }
     }
 
     /// The tables, by key.
@@ -39,11 +42,16 @@ impl Run {
         &self.tables
     }
 
+    /// Those that hold range deletes, by key.
+    pub fn deleting(&self) -> &Arc<[Arc<TableHandle>]> {
+        &self.deleting
+    }
+
     /// The table that may hold `key`.
     pub fn find(&self, key: &[u8]) -> Option<&Arc<TableHandle>> {
         let prefix = key_prefix(key);
         let from = self.fences.partition_point(|fence| *fence < prefix);
-        let table = self.tables.get(from..)?.iter().find(|table| table.record().max_key >= key)?;
+        let table = self.tables.get(from..)?.iter().find(|table| !table.record().ends_before(key))?;
         (table.record().min_key <= key).then_some(table)
     }
 }
@@ -214,7 +222,7 @@ fn urgency(levels: &Levels, options: &PickerOptions) -> Urgency {
 fn sorted_run(mut tables: Vec<Arc<TableHandle>>) -> Result<Run, String> {
     tables.sort_by(|a, b| a.record().min_key.cmp(&b.record().min_key));
     let mut pairs = tables.iter().zip(tables.iter().skip(1));
-    if let Some((a, b)) = pairs.find(|(a, b)| a.record().max_key >= b.record().min_key) {
+    if let Some((a, b)) = pairs.find(|(a, b)| !a.record().ends_before(&b.record().min_key)) {
         let (a, b) = (a.record(), b.record());
         return Err(format!("tables {} and {} of one {} run that overlap", a.file, b.file, a.level));
     }

@@ -30,7 +30,8 @@ pub struct ReadView {
 }
 
 impl ReadView {
-    /// The newest version of a key at or below `at`. A tombstone and an expired entry are found as they are.
+    /// The newest version of a key at or below `at`. A tombstone and an expired entry are found as they are; a range
+    /// delete as a tombstone.
     ///
     /// # Errors
     /// `Io` or `Corruption`.
@@ -49,7 +50,7 @@ impl ReadView {
 
     /// The same among the memtables only.
     #[inline]
-    pub fn get_in_memory(&self, hash: KeyHash, key: &[u8], at: SeqNo) -> Option<Entry<'_>> {
+    pub fn get_in_memory<'a>(&'a self, hash: KeyHash, key: &'a [u8], at: SeqNo) -> Option<Entry<'a>> {
         // NOTE: an index that nothing was written to is cold memory, and after a bulk load all gets would pass by it.
         let active = if self.active.is_empty() { None } else { self.active.get(hash, key, at) };
         active.or_else(|| self.sealed.iter().find_map(|sealed| sealed.memtable.get(hash, key, at)))

@@ -10,6 +10,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     lsm::Tree,
+    memtable_size::next_memtable,
     view::{ReadView, SealedMemtable},
 };
 use crate::{
@@ -17,7 +18,8 @@ use crate::{
     error::Result,
     ids::SeqNo,
     key::KeyHash,
-    memtable::{Memtable, MemtableOptions, MemtableWriter, memtable},
+    memtable::{Memtable, MemtableWriter, memtable},
+    range_delete::is_before_end,
     wal::{FrameKind, GroupBuffer, LogPosition, OpSpan, WalWriter},
 };
 
@@ -28,13 +30,6 @@ const BODY_OVERHEAD_BYTES: usize = 32;
 /// How much memory for frames is kept from one turn to the next, and for how many operations to be found by their keys.
 const KEPT_GROUP_BYTES: usize = 1 << 20;
 const KEPT_INDEX_ENTRIES: usize = 4 << 10;
-/// What a memtable spends on an entry beside its key and value, roughly.
-const ENTRY_OVERHEAD_BYTES: u64 = 40;
-/// The mean entry that the first memtable's index is sized for.
-const FIRST_MEAN_ENTRY_BYTES: u64 = 128;
-/// The index is as large as if entries were at least this long; shorter ones seal the memtable early.
-const LEAST_MEAN_ENTRY_BYTES: u64 = 48;
-const LEAST_INDEX_SLOTS: u64 = 64;
 
 /// One operation of a request.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +38,7 @@ pub struct WriteOp<'a> {
     pub hash: KeyHash,
     /// The key, checked.
     pub key: &'a [u8],
-    /// Put or delete.
+    /// Put, delete or range delete: see [`ValueKind::RangeDelete`].
     pub kind: ValueKind,
     /// The value, checked; empty for a delete.
     pub value: &'a [u8],
@@ -57,6 +52,11 @@ impl<'a> WriteOp<'a> {
     pub fn new(hash: KeyHash, key: &'a [u8], value: Option<&'a [u8]>) -> Self {
         let kind = if value.is_some() { ValueKind::Put } else { ValueKind::Delete };
         Self { hash, key, kind, value: value.unwrap_or_default(), expires_at_ms: None }
+    }
+
+    /// Removes the keys from `start` on (empty: from the first on) and before `end` (empty: all behind it).
+    pub fn delete_range(start: &'a [u8], end: &'a [u8]) -> Self {
+        Self { hash: KeyHash(0), key: start, kind: ValueKind::RangeDelete, value: end, expires_at_ms: None }
     }
 }
 
@@ -86,6 +86,8 @@ pub struct TreeWriter {
     /// The last staged operation of each key hash, filled up to `indexed` when somebody looks.
     index: HashMap<u64, usize>,
     indexed: usize,
+    /// Where the range deletes are among the staged operations.
+    range_deletes: Vec<usize>,
     /// What the active memtable took when that was asked last; `None` after a seal.
     noted_bytes: Option<usize>,
 }
@@ -104,6 +106,7 @@ impl TreeWriter {
             turn_view: None,
             index: HashMap::new(),
             indexed: 0,
+            range_deletes: Vec::new(),
             noted_bytes: None,
         }
     }
@@ -143,6 +146,9 @@ impl TreeWriter {
         self.staged_bytes += span.key.len() + span.value.len();
         let seqno = self.batch_seqno;
         self.batch_seqno = seqno.map(|seqno| seqno.plus(1));
+        if op.kind == ValueKind::RangeDelete {
+            self.range_deletes.push(self.staged.len());
+        }
         self.staged.push(Staged {
             hash: op.hash,
             span,
@@ -177,9 +183,14 @@ impl TreeWriter {
     ///
     /// What was read from tables under a view is still the truth if this finds nothing, and
     /// [`TreeWriter::flush_count`] is that view's.
-    pub fn newest_in_memory(&mut self, hash: KeyHash, key: &[u8]) -> Option<Entry<'_>> {
+    pub fn newest_in_memory<'a>(&'a mut self, hash: KeyHash, key: &'a [u8]) -> Option<Entry<'a>> {
         self.load_turn_view();
-        if let Some(place) = self.find_staged(hash, key) {
+        let staged = self.find_staged(hash, key);
+        if self.is_range_deleted_behind(staged, key) {
+            let (seqno, kind) = (SeqNo::MAX, ValueKind::Delete);
+            return Some(Entry { key, seqno, kind, expires_at_ms: None, value: &[] });
+        }
+        if let Some(place) = staged {
             let op = self.staged.get(place)?;
             return Some(Entry { seqno: SeqNo::MAX, ..entry_of(&self.group, op, SeqNo::MAX) });
         }
@@ -258,10 +269,21 @@ impl TreeWriter {
     pub fn apply(&mut self) {
         if let Some(first) = self.appended.take() {
             let mut seqno = first;
+            let mut range_deletes = Vec::with_capacity(self.range_deletes.len());
             for op in &self.staged {
                 let number = op.seqno.unwrap_or(seqno);
-                self.memtable.insert(op.hash, &entry_of(&self.group, op, number));
+                let entry = entry_of(&self.group, op, number);
+                if op.kind == ValueKind::RangeDelete {
+                    range_deletes.push(entry);
+                } else {
+                    self.memtable.insert(op.hash, &entry);
+                }
                 seqno = seqno.max(number.plus(1));
+            }
+            // IMPORTANT: behind the entries, as `Memtable::get` says: nobody is to find a key deleted that the same
+            // batch sets anew.
+            for entry in range_deletes {
+                self.memtable.insert(KeyHash(0), &entry);
             }
         }
         self.end_turn();
@@ -314,13 +336,29 @@ impl TreeWriter {
 
     fn find_staged(&mut self, hash: KeyHash, key: &[u8]) -> Option<usize> {
         for (place, op) in self.staged.iter().enumerate().skip(self.indexed) {
-            self.index.insert(op.hash.0, place);
+            if op.kind != ValueKind::RangeDelete {
+                self.index.insert(op.hash.0, place);
+            }
         }
         self.indexed = self.staged.len();
         let last = *self.index.get(&hash.0)?;
-        let is_key = |op: &Staged| op.hash == hash && self.group.key(&op.span) == key;
+        let is_key = |op: &Staged| {
+            op.hash == hash && op.kind != ValueKind::RangeDelete && self.group.key(&op.span) == key
+        };
         // NOTE: another key may have the same hash; then the last one of this key stands before it.
         self.staged.get(..=last)?.iter().rposition(is_key)
+    }
+
+    /// Whether a range delete that is staged behind this place, or anywhere, covers a key.
+    fn is_range_deleted_behind(&self, place: Option<usize>, key: &[u8]) -> bool {
+        self.range_deletes.iter().rev().take_while(|delete| place.is_none_or(|place| **delete > place)).any(
+            |delete| {
+                let op = self.staged.get(*delete);
+                op.is_some_and(|op| {
+                    self.group.key(&op.span) <= key && is_before_end(key, self.group.value(&op.span))
+                })
+            },
+        )
     }
 
     fn end_turn(&mut self) {
@@ -331,6 +369,7 @@ impl TreeWriter {
         self.group.clear();
         self.staged.clear();
         self.staged_bytes = 0;
+        self.range_deletes.clear();
         self.index.clear();
         self.index.shrink_to(KEPT_INDEX_ENTRIES);
         self.indexed = 0;
@@ -344,21 +383,5 @@ fn entry_of<'a>(group: &'a GroupBuffer, op: &Staged, seqno: SeqNo) -> Entry<'a> 
         kind: op.kind,
         expires_at_ms: op.expires_at_ms,
         value: group.value(&op.span),
-    }
-}
-
-/// Sizes the next memtable: its index by the mean entry of the one before, and for `ops` at least.
-pub(super) fn next_memtable(arena_bytes: u64, before: Option<&Arc<Memtable>>, ops: usize) -> MemtableOptions {
-    let mean = before.and_then(|memtable| {
-        let data = memtable.data_bytes().checked_div(memtable.entries() as u64)?;
-        Some(data.saturating_add(ENTRY_OVERHEAD_BYTES))
-    });
-    let mean = mean.unwrap_or(FIRST_MEAN_ENTRY_BYTES).max(LEAST_MEAN_ENTRY_BYTES);
-    let keys = (arena_bytes / mean).max(ops as u64);
-    // A tenth more than fit at 70 % full, so that entries a little shorter do not seal early.
-    let slots = keys.saturating_mul(11) / 7;
-    MemtableOptions {
-        arena_bytes: usize::try_from(arena_bytes).unwrap_or(usize::MAX),
-        index_slots: usize::try_from(slots.max(LEAST_INDEX_SLOTS)).unwrap_or(usize::MAX),
     }
 }

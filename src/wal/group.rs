@@ -135,7 +135,7 @@ impl GroupBuffer {
         if let Some(open) = &mut self.open {
             open.ops += 1;
         }
-        let value = if kind == ValueKind::Put { value } else { &[] };
+        let value = if kind == ValueKind::Delete { &[] } else { value };
         put_op(&mut self.raw, kind, expires_at_ms, key, value)
     }
 

@@ -4,6 +4,7 @@
 //! kind, flags, keyspace, expiry   as in `codec::entry_meta`
 //! key length                      varint, 1 to 64 KiB
 //! value length                    varint, at most 64 MiB; 0 for a delete
+//!                                 of a range delete these are bounds: 0 to 64 KiB and a byte
 //! key, value                      their bytes
 //! ```
 
@@ -16,7 +17,8 @@ use crate::{
     },
     entry::{Entry, ValueKind},
     ids::SeqNo,
-    key::{MAX_KEY_BYTES, MAX_VALUE_BYTES},
+    key::{MAX_BOUND_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES},
+    range_delete::is_before_end,
 };
 
 /// Where an operation's key and value lie in the [`GroupBuffer`](super::GroupBuffer) that it was pushed to.
@@ -53,7 +55,10 @@ fn read_op<'a>(reader: &mut ByteReader<'a>, seqno: SeqNo) -> Result<Entry<'a>, &
     let (kind, expires_at_ms) = read_entry_meta(reader)?;
     let key_bytes = reader.varint_usize().ok_or(SHORT)?;
     let value_bytes = reader.varint_usize().ok_or(SHORT)?;
-    if !(1..=MAX_KEY_BYTES).contains(&key_bytes) || value_bytes > MAX_VALUE_BYTES {
+    let is_range = kind == ValueKind::RangeDelete;
+    let (shortest_key, longest_value) = if is_range { (0, MAX_BOUND_BYTES) } else { (1, MAX_VALUE_BYTES) };
+    let longest_key = if is_range { MAX_BOUND_BYTES } else { MAX_KEY_BYTES };
+    if !(shortest_key..=longest_key).contains(&key_bytes) || value_bytes > longest_value {
         return Err("a key or value of an impossible length");
     }
     if kind == ValueKind::Delete && value_bytes != 0 {
@@ -61,6 +66,9 @@ fn read_op<'a>(reader: &mut ByteReader<'a>, seqno: SeqNo) -> Result<Entry<'a>, &
     }
     let key = reader.bytes(key_bytes).ok_or(SHORT)?;
     let value = reader.bytes(value_bytes).ok_or(SHORT)?;
+    if is_range && (expires_at_ms.is_some() || !is_before_end(key, value)) {
+        return Err("a range delete of no key, or one that expires");
+    }
     Ok(Entry { key, seqno, kind, expires_at_ms, value })
 }
 

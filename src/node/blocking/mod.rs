@@ -16,6 +16,7 @@ use super::{
     handle::Expected,
     options::NodeOptions,
     put_options::PutOptions,
+    range_deletes::delete_range,
     read_path::PointReads,
     request::TurnStep,
     stats::NodeStats,
@@ -114,6 +115,22 @@ impl Node {
     /// As [`Node::put`].
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<()> {
         self.write_one(key.as_ref(), None, PutOptions::new())
+    }
+
+    /// Removes all keys in a range at one moment; see [`dbex::Node::delete_range`](crate::Node::delete_range).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn delete_range(&self, range: impl Into<KeyRange>) -> Result<()> {
+        self.write(delete_range(range.into()))
+    }
+
+    /// Removes all keys that begin with `prefix`; with an empty one all keys.
+    ///
+    /// # Errors
+    /// As [`Node::delete_range`].
+    pub fn delete_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<()> {
+        self.delete_range(KeyRange::prefix(prefix))
     }
 
     /// Writes in place from borrowed bytes; copies them only if the write must wait.

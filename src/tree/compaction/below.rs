@@ -1,9 +1,18 @@
-//! What lies below a merge: whether an older version of a key may be hidden by a tombstone in it.
+//! What lies below a merge: whether an older version of a key may be hidden by a tombstone or a range delete in it.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::picker::{Choice, Levels};
-use crate::{ids::Level, tree::edit::TableRecord};
+use crate::{
+    ids::{Level, SeqNo},
+    range_delete::{RangeDeletes, is_before_end},
+    tree::edit::TableRecord,
+};
+
+/// What is hidden of the tables that range deletes overlap is worth a compaction if it is a quarter of them.
+const MUCH_IS_ONE_IN: u64 = 4;
 
 /// The tables that hold older data than a merge's inputs.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +39,40 @@ impl Below {
             run.iter().filter(|table| !choice.inputs.contains(table)).cloned().collect()
         };
         Self { runs: levels.l1.iter().chain([&levels.l2]).map(others).collect() }
+    }
+
+    /// Whether one of them may hold a key from `start` on and before `end`.
+    pub fn touches(&self, start: &[u8], end: &[u8]) -> bool {
+        self.tables().any(|table| !table.ends_before(start) && is_before_end(&table.min_key, end))
+    }
+
+    /// Where the first of them begins, and the first key behind all of them; `None` if there are none.
+    pub fn hull(&self) -> Option<(Bytes, Bytes)> {
+        let start = self.tables().map(|table| &table.min_key).min()?.clone();
+        Some((start, self.tables().map(|table| table.end()).max()?))
+    }
+
+    /// The bytes of those all of whose keys are deleted, if they are much of what the deletes' keys overlap.
+    pub fn hidden_bytes(&self, deletes: &RangeDeletes) -> u64 {
+        let (Some(first), Some(last)) = (deletes.pieces().first(), deletes.pieces().last()) else { return 0 };
+        let is_hidden = |table: &TableRecord| {
+            deletes.covers_all(&table.min_key, &table.max_key, table.max_seqno, SeqNo::MAX)
+        };
+        let overlaps = |table: &&Arc<TableRecord>| {
+            !table.ends_before(&first.start) && is_before_end(&table.min_key, &last.end)
+        };
+        let (mut hidden, mut overlapped) = (0u64, 0u64);
+        for table in self.tables().filter(overlaps) {
+            overlapped = overlapped.saturating_add(table.file_bytes);
+            if is_hidden(table) {
+                hidden = hidden.saturating_add(table.file_bytes);
+            }
+        }
+        if hidden >= overlapped / MUCH_IS_ONE_IN { hidden } else { 0 }
+    }
+
+    fn tables(&self) -> impl Iterator<Item = &Arc<TableRecord>> {
+        self.runs.iter().flatten()
     }
 
     /// Whether one of them may hold `key`.

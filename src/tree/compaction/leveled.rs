@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::picker::{
-    Choice, DUE_PERMILLE, Hull, Levels, PickerOptions, Situation, TargetRun, bytes_of, into_l2,
+    Choice, DUE_PERMILLE, Hull, Levels, PickerOptions, Situation, TargetRun, bytes_of, into_l2, weight_of,
 };
 use crate::{ids::Level, tree::edit::TableRecord};
 
@@ -36,7 +36,7 @@ pub(super) fn pick(situation: &Situation<'_>) -> Option<Choice> {
 /// The scores of L0 and L1.
 pub(super) fn scores(levels: &Levels, options: &PickerOptions) -> [u32; 2] {
     let l0 = permille(levels.l0.len() as u64, l0_due_tables(levels, options));
-    let l1 = permille(bytes_of(levels.l1.iter().flatten()), l1_target_bytes(levels, options));
+    let l1 = permille(weight_of(levels.l1.iter().flatten()), l1_target_bytes(levels, options));
     let leftovers = if levels.l1.len() > 1 { DUE_PERMILLE } else { 0 };
     [l0, l1.max(leftovers)]
 }
@@ -59,7 +59,7 @@ fn l0_due_tables(levels: &Levels, options: &PickerOptions) -> u64 {
     let (l0, l1) = (bytes_of(&levels.l0), bytes_of(levels.l1.iter().flatten()));
     let trigger = options.l0_trigger.max(1) as u64;
     if options.at_rest {
-        return if l0 >= l1 / LEAST_PART_AT_REST { 1 } else { trigger };
+        return if weight_of(&levels.l0) >= l1 / LEAST_PART_AT_REST { 1 } else { trigger };
     }
     if l0 < l1.saturating_add(l1 / 2) { trigger.saturating_mul(PATIENCE) } else { trigger }
 }
@@ -125,7 +125,8 @@ fn from_l1(situation: &Situation<'_>) -> Option<Choice> {
     let candidates = l1.iter().enumerate().filter_map(|(place, table)| {
         let choice = into_l2(situation, std::slice::from_ref(table))?;
         let below = bytes_of(choice.inputs.iter().filter(|input| input.level == Level::L2));
-        let cost = u128::from(below) * 1000 / u128::from(table.file_bytes.max(1));
+        let left = below.saturating_sub(table.hidden_bytes);
+        let cost = u128::from(left) * 1000 / u128::from(table.weight_bytes().max(1));
         Some((cost, place, choice))
     });
     let (_, place, choice) = candidates.min_by_key(|(cost, place, _)| (*cost, *place))?;

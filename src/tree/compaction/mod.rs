@@ -2,11 +2,12 @@
 //!
 //! ```text
 //!   Levels ──► picker ──► Choice ──► run ──► new tables ──► (the tree installs them)
-//!               ├ leveled            └ rule: which versions stay
-//!               └ size_tiered
+//!               ├ leveled            ├ rule: which versions stay
+//!               └ size_tiered        └ deletes: which range deletes stay, and where they are cut
 //! ```
 
 mod below;
+mod deletes;
 mod leveled;
 mod picker;
 mod rule;
@@ -18,5 +19,5 @@ pub use picker::{
     Choice, DUE_PERMILLE, FullBound, FullChoice, KeySpan, Levels, PickerOptions, Situation, TargetRun,
     debt_bytes, pick, pick_full, score_permille, span_of,
 };
-pub use rule::{Verdict, VersionFilter, Watermark};
+pub use rule::{ReadPositions, Readers, Verdict, VersionFilter, Watermark};
 pub(super) use run::{Merged, Target, merge_into_tables};

@@ -177,7 +177,8 @@ pub fn pick_full(situation: &Situation<'_>, range: &KeyRange, bound: FullBound) 
         Level::L0 | Level::L1 => table.min_seqno <= bound.flushed,
     };
     let shrinks = |table: &Arc<TableRecord>| {
-        let hides = table.superseded > 0 && table.max_seqno <= situation.watermark.oldest_snapshot;
+        let is_hiding = table.superseded > 0 || table.range_deletes > 0;
+        let hides = is_hiding && table.max_seqno <= situation.watermark.oldest_snapshot;
         hides || table.expiring > 0 || is_garbage(table, situation.watermark)
     };
     let upper = what_hangs_together(levels, range);
@@ -235,15 +236,18 @@ pub fn span_of(tables: &[Arc<TableRecord>]) -> Option<KeySpan> {
 /// nobody reads any more.
 fn is_garbage(table: &TableRecord, watermark: Watermark) -> bool {
     let expired = if table.last_expiry_ms <= watermark.now_ms { table.expiring } else { 0 };
+    let may_go = table.max_seqno <= watermark.oldest_snapshot;
     let dead = table.tombstones.saturating_add(expired).saturating_add(table.superseded);
     // NOTE: in L2 any tombstone and any older version is a leftover of a snapshot that is gone. A tombstone and what
     // it hides can go at once; but any scan is a snapshot for a moment, and leaves a few versions.
     let enough = match table.level {
-        Level::L2 if table.tombstones > 0 => 1,
+        Level::L2 if table.tombstones > 0 || table.range_deletes > 0 => return may_go,
         Level::L2 if table.superseded > 0 || expired > 0 => table.entries.div_ceil(DEAD_PART),
         _ => table.entries.div_ceil(2),
     };
-    table.max_seqno <= watermark.oldest_snapshot && dead >= enough
+    // Range deletes above all that they hide: it goes with them.
+    let hides = table.hidden_bytes > 0 && table.hidden_bytes >= table.file_bytes / 2;
+    may_go && ((dead > 0 && dead >= enough) || hides)
 }
 
 /// Rewrites one table whose dead weight can go, into the last level.
@@ -265,8 +269,10 @@ pub(super) fn into_l2(situation: &Situation<'_>, upper: &[Arc<TableRecord>]) -> 
     if is_blocked(situation, &inputs) {
         return None;
     }
-    let is_move =
-        from != Level::L2 && inputs.iter().all(|table| table.level != Level::L2 && table.tombstones == 0);
+    let is_move = from != Level::L2
+        && inputs
+            .iter()
+            .all(|table| table.level != Level::L2 && table.tombstones == 0 && table.range_deletes == 0);
     Some(Choice {
         is_move: is_move
             && are_disjoint(&inputs)
@@ -290,12 +296,17 @@ fn is_blocked(situation: &Situation<'_>, inputs: &[Arc<TableRecord>]) -> bool {
 pub(super) fn are_disjoint(tables: &[Arc<TableRecord>]) -> bool {
     let mut by_key: Vec<_> = tables.iter().collect();
     by_key.sort_by(|a, b| a.min_key.cmp(&b.min_key));
-    by_key.iter().zip(by_key.iter().skip(1)).all(|(a, b)| a.max_key < b.min_key)
+    by_key.iter().zip(by_key.iter().skip(1)).all(|(a, b)| a.ends_before(&b.min_key))
 }
 
 /// The bytes of some tables.
 pub(super) fn bytes_of<'a>(tables: impl IntoIterator<Item = &'a Arc<TableRecord>>) -> u64 {
     tables.into_iter().map(|table| table.file_bytes).sum()
+}
+
+/// What some tables weigh: see [`TableRecord::weight_bytes`].
+pub(super) fn weight_of<'a>(tables: impl IntoIterator<Item = &'a Arc<TableRecord>>) -> u64 {
+    tables.into_iter().map(|table| table.weight_bytes()).sum()
 }
 
 /// The smallest key range around some tables.

@@ -3,15 +3,19 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use bytes::Bytes;
+
 use super::{
     below::Below,
-    rule::{Verdict, VersionFilter, Watermark},
+    deletes::MergeDeletes,
+    rule::{Readers, Verdict, VersionFilter, Watermark},
 };
 use crate::{
     entry::{Entry, ValueKind},
     error::{Error, Result},
     ids::{FileNumber, Level, SeqNo, ShardId},
     key::KeyHash,
+    range_delete::RangeDeletes,
     storage::Storage,
     table::{Pace, TableBuilder, TableId, TableOptions, TableSummary},
     tree::{
@@ -83,34 +87,38 @@ impl Drop for Merged {
     }
 }
 
-/// Merges everything that `cursor` walks into new tables. Their content is durable on return, their names are not.
+/// Merges everything that `cursor` walks, and these range deletes of the same sources, into new tables. Their content is durable on return, their names are not.
 ///
 /// # Errors
 /// What reading, writing or the pace fails with. No new file is left behind.
 pub(in crate::tree) fn merge_into_tables(
     mut cursor: impl BlockCursor,
-    watermark: Watermark,
+    range_deletes: &RangeDeletes,
+    readers: &Readers,
     below: &Below,
     target: &Target<'_>,
 ) -> Result<Merged> {
+    let watermark = readers.watermark();
     let mut out = Outputs {
         target,
+        below,
+        deletes: deletes_of_merge(&mut cursor, range_deletes, readers, below)?,
         open: None,
         merged: Merged::new(Arc::clone(target.storage), target.shard_dir.clone()),
         hash: KeyHash(0),
     };
-    let mut filter = VersionFilter::new(watermark);
+    let mut filter = VersionFilter::new(readers.clone());
     let mut key: Vec<u8> = Vec::new();
     cursor.seek_first()?;
     while let Some(entry) = cursor.entry() {
         if entry.key != key {
-            out.end_key(&key, filter.end_key(|| below.may_hold(&key)))?;
+            out.end_key(&key, filter.end_key(|| below.may_hold(&key)), entry.key)?;
             key.clear();
-            if let Some((last, seqno)) = out.copy_block(&cursor, watermark)? {
+            if let Some((last, seqno)) = out.copy_block(&cursor, entry.key, watermark)? {
                 // Older versions of the block's last key may begin the next one.
                 key.extend_from_slice(last);
                 out.hash = KeyHash::of(&key, target.hash_seed);
-                filter.admit(seqno, ValueKind::Put, None);
+                filter.admit(seqno, ValueKind::Put, None, None);
                 cursor.skip_block()?;
                 continue;
             }
@@ -118,15 +126,36 @@ pub(in crate::tree) fn merge_into_tables(
             out.hash = KeyHash::of(&key, target.hash_seed);
         }
         out.merged.entries_read += 1;
-        if let Verdict::Keep { tombstone } = filter.admit(entry.seqno, entry.kind, entry.expires_at_ms) {
+        let deletes = out.deletes.covering(&key);
+        if let Verdict::Keep { tombstone } =
+            filter.admit(entry.seqno, entry.kind, entry.expires_at_ms, deletes)
+        {
             out.add_tombstone(&key, tombstone)?;
             out.add(&Entry { seqno: kept_seqno(entry.seqno, watermark, target.level), ..entry })?;
         }
         cursor.next()?;
     }
-    out.end_key(&key, filter.end_key(|| below.may_hold(&key)))?;
-    out.finish_table()?;
+    out.add_tombstone(&key, filter.end_key(|| below.may_hold(&key)))?;
+    out.finish_table(None)?;
     Ok(out.merged)
+}
+
+/// What the merge does with the range deletes, if there are any.
+fn deletes_of_merge(
+    cursor: &mut impl BlockCursor,
+    range_deletes: &RangeDeletes,
+    readers: &Readers,
+    below: &Below,
+) -> Result<MergeDeletes> {
+    if range_deletes.is_empty() {
+        return Ok(MergeDeletes::default());
+    }
+    cursor.seek_last()?;
+    let last = cursor.entry().map(|entry| [entry.key, &[0]].concat());
+    cursor.seek_first()?;
+    let first = cursor.entry().map(|entry| Bytes::copy_from_slice(entry.key));
+    let own = first.zip(last.map(Bytes::from));
+    Ok(MergeDeletes::new(range_deletes, &readers.positions, below, own))
 }
 
 /// What everyone sees, and has nothing older below it, needs no number to be told from others: 0 takes a byte.
@@ -136,6 +165,8 @@ fn kept_seqno(seqno: SeqNo, watermark: Watermark, level: Level) -> SeqNo {
 
 struct Outputs<'a> {
     target: &'a Target<'a>,
+    below: &'a Below,
+    deletes: MergeDeletes,
     open: Option<(FileNumber, TableBuilder)>,
     merged: Merged,
     /// The hash of the current key.
@@ -163,10 +194,12 @@ impl Outputs<'_> {
     fn copy_block(
         &mut self,
         cursor: &impl BlockCursor,
+        first: &[u8],
         watermark: Watermark,
     ) -> Result<Option<(&[u8], SeqNo)>> {
         let takes_block = self.open.as_ref().is_none_or(|(_, builder)| builder.takes_block());
-        if !takes_block || cursor.block_bound().is_none() {
+        let Some(bound) = cursor.block_bound().filter(|_| takes_block) else { return Ok(None) };
+        if self.deletes.touches(first, bound) {
             return Ok(None);
         }
         let Some(block) = cursor.whole_block() else { return Ok(None) };
@@ -192,19 +225,30 @@ impl Outputs<'_> {
         }
     }
 
-    /// Writes the key's last tombstone, and ends the table if it is long enough.
-    fn end_key(&mut self, key: &[u8], tombstone: Option<SeqNo>) -> Result<()> {
+    /// Writes the key's last tombstone, and ends the table if it is long enough; `next` is the key that follows.
+    fn end_key(&mut self, key: &[u8], tombstone: Option<SeqNo>, next: &[u8]) -> Result<()> {
         self.add_tombstone(key, tombstone)?;
         match &self.open {
-            Some((_, builder)) if builder.file_bytes() >= self.target.table_bytes => self.finish_table(),
+            Some((_, builder)) if builder.file_bytes() >= self.target.table_bytes => {
+                self.finish_table(Some(next))
+            }
             _ => Ok(()),
         }
     }
 
-    fn finish_table(&mut self) -> Result<()> {
-        if let Some((file, builder)) = self.open.take() {
+    /// Ends the open table before the key `next`. Range deletes behind all entries go into a table of their own if
+    /// none is open.
+    fn finish_table(&mut self, next: Option<&[u8]>) -> Result<()> {
+        let deletes = self.deletes.take_before(next);
+        if self.open.is_none() && deletes.is_empty() {
+            return Ok(());
+        }
+        self.table()?;
+        if let Some((file, mut builder)) = self.open.take() {
+            let hidden_bytes = if deletes.is_empty() { 0 } else { self.below.hidden_bytes(&deletes) };
+            builder.set_range_deletes(deletes);
             let summary = builder.finish()?;
-            self.merged.tables.push(record_of(self.target, file, summary));
+            self.merged.tables.push(TableRecord { hidden_bytes, ..record_of(self.target, file, summary) });
         }
         Ok(())
     }
@@ -230,6 +274,8 @@ fn record_of(target: &Target<'_>, file: FileNumber, summary: TableSummary) -> Ta
         entries: summary.entries,
         superseded: summary.entries.saturating_sub(summary.keys),
         tombstones: summary.tombstones,
+        range_deletes: summary.range_deletes,
+        hidden_bytes: 0,
         expiring: summary.expiring,
         last_expiry_ms: summary.last_expiry_ms,
         raw_bytes: summary.raw_bytes,
@@ -238,6 +284,7 @@ fn record_of(target: &Target<'_>, file: FileNumber, summary: TableSummary) -> Ta
         footer_checksum: summary.footer_checksum,
         min_key: summary.min_key,
         max_key: summary.max_key,
+        max_is_excluded: summary.max_is_excluded,
     }
 }
 

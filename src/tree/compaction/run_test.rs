@@ -47,6 +47,10 @@ impl<C: Cursor> Cursor for Unblocked<C> {
 
 impl<C: Cursor> BlockCursor for Unblocked<C> {}
 
+fn readers(latest: SeqNo, now_ms: u64) -> Readers {
+    Readers { positions: latest.into(), now_ms }
+}
+
 struct Bench {
     storage: Arc<dyn Storage>,
     options: TableOptions,
@@ -64,7 +68,7 @@ impl Bench {
         Self { storage, options, files: AtomicU64::new(1) }
     }
 
-    fn merge(&self, cursor: impl BlockCursor, watermark: Watermark, level: Level) -> Merged {
+    fn merge(&self, cursor: impl BlockCursor, readers: &Readers, level: Level) -> Merged {
         let target = Target {
             storage: &self.storage,
             shard: ShardId(0),
@@ -78,7 +82,8 @@ impl Bench {
             fence: Arc::default(),
             next_file: &|| FileNumber(self.files.fetch_add(1, Ordering::Relaxed)),
         };
-        let mut merged = merge_into_tables(cursor, watermark, &Below::default(), &target).unwrap();
+        let none = RangeDeletes::default();
+        let mut merged = merge_into_tables(cursor, &none, readers, &Below::default(), &target).unwrap();
         merged.keep_files();
         merged
     }
@@ -103,11 +108,11 @@ impl Bench {
 
     /// One table of L0 for each list of versions, and the cursor that merges them.
     fn inputs(&self, sources: &[Vec<OwnedVersion>]) -> MergeCursor<crate::table::TableCursor> {
-        let none = Watermark { oldest_snapshot: SeqNo(0), now_ms: 0 };
+        let none = readers(SeqNo(0), 0);
         let cursors: Vec<_> = sources
             .iter()
             .flat_map(|source| {
-                let merged = self.merge(Unblocked(VecCursor::new(source.clone())), none, Level::L0);
+                let merged = self.merge(Unblocked(VecCursor::new(source.clone())), &none, Level::L0);
                 self.open(&merged)
             })
             .map(|table| table.cursor(CursorSource::Background(Arc::new(NoPace))))
@@ -155,7 +160,7 @@ fn versions_of(stretches: &[Stretch], seqno: &mut u64) -> Vec<OwnedVersion> {
     all.into_values().flatten().collect()
 }
 
-fn check(sources: &[Vec<Stretch>], compression: Compression, watermark: Watermark, level: Level) -> u64 {
+fn check(sources: &[Vec<Stretch>], compression: Compression, readers: &Readers, level: Level) -> u64 {
     let bench = Bench::new(compression);
     let mut seqno = 0;
     let sources: Vec<_> = sources
@@ -163,9 +168,9 @@ fn check(sources: &[Vec<Stretch>], compression: Compression, watermark: Watermar
         .map(|stretches| versions_of(stretches, &mut seqno))
         .filter(|s| !s.is_empty())
         .collect();
-    let anew = bench.merge(Unblocked(bench.inputs(&sources)), watermark, level);
+    let anew = bench.merge(Unblocked(bench.inputs(&sources)), readers, level);
     assert_eq!(anew.blocks_copied, 0);
-    let copied = bench.merge(bench.inputs(&sources), watermark, level);
+    let copied = bench.merge(bench.inputs(&sources), readers, level);
     assert_eq!(bench.content(&copied), bench.content(&anew));
     assert_eq!((copied.entries_read, copied.entries_written), (anew.entries_read, anew.entries_written));
     let largest = copied.tables.iter().map(|table| table.file_bytes).max().unwrap_or(0);
@@ -189,14 +194,14 @@ proptest! {
         is_last in any::<bool>(),
     ) {
         let compression = if is_compressed { Compression::Lz4 } else { Compression::None };
-        let watermark = Watermark { oldest_snapshot: SeqNo(oldest), now_ms };
-        check(&sources, compression, watermark, if is_last { Level::L2 } else { Level::L1 });
+        let readers = readers(SeqNo(oldest), now_ms);
+        check(&sources, compression, &readers, if is_last { Level::L2 } else { Level::L1 });
     }
 }
 
 #[test]
 fn what_overlaps_nothing_is_copied_but_for_what_changes() {
-    let all = Watermark { oldest_snapshot: SeqNo::MAX, now_ms: 0 };
+    let all = &readers(SeqNo::MAX, 0);
     let apart = [vec![(0, 100, vec![])], vec![(200, 100, vec![])]];
     let copied = check(&apart, Compression::Lz4, all, Level::L1);
     assert!(copied > 25, "{copied} blocks");

@@ -19,7 +19,7 @@ use crate::{
         glob,
         integer::parse_i64,
         reply::Reply,
-        server::{MAX_STEPS, Session},
+        server::Session,
     },
 };
 
@@ -191,8 +191,7 @@ fn scan_reply(cursor: u64, keys: Vec<Reply>) -> Reply {
     Reply::Array(vec![Reply::text(cursor.to_string()), Reply::Array(keys)])
 }
 
-/// `FLUSHALL` and `FLUSHDB`, both `[ASYNC | SYNC]`: removes the keys that were there when it began, step by
-/// step, and answers when they are gone.
+/// `FLUSHALL` and `FLUSHDB`, both `[ASYNC | SYNC]`: removes all keys at one moment.
 pub(crate) fn flush<'a>(session: &'a mut Session, request: &'a Request) -> BoxFuture<'a, Reply> {
     Box::pin(async move {
         let is_mode =
@@ -205,25 +204,6 @@ pub(crate) fn flush<'a>(session: &'a mut Session, request: &'a Request) -> BoxFu
         if !session.server.settings.flushall_enabled {
             return Reply::error(errors::FLUSH_DISABLED);
         }
-        reply_or_error(delete_all(session).await.map(|()| Reply::OK))
+        reply_or_error(session.server.node.delete_range(..).await.map(|()| Reply::OK))
     })
-}
-
-async fn delete_all(session: &Session) -> Result<()> {
-    let node = &session.server.node;
-    let mut scan = node.scan(..);
-    loop {
-        let mut steps = Vec::new();
-        while steps.len() < MAX_STEPS
-            && let Some(item) = scan.next().await
-        {
-            steps.push(Step::Delete { key: Bytes::copy_from_slice(&item?.0) });
-        }
-        if steps.is_empty() {
-            return Ok(());
-        }
-        for done in node.steps(steps).await {
-            done?;
-        }
-    }
 }
