@@ -209,6 +209,27 @@ fn nothing_below_an_expired_value_comes_back() {
     node.close().unwrap();
 }
 
+/// The entries in tables and in memory.
+fn entries(node: &Node) -> (u64, u64) {
+    let shards = node.stats().unwrap().shards;
+    let in_tables = shards.iter().flat_map(|shard| &shard.tree.levels).map(|level| level.entries).sum();
+    (in_tables, shards.iter().map(|shard| shard.load.active_entries + shard.load.sealed_entries).sum())
+}
+
+/// Waits until there are no more than so many; nothing is written or asked of the node meanwhile.
+fn wait_for(node: &Node, wall: &Wall, in_tables: u64, in_memory: u64) {
+    let began = wall.monotonic();
+    loop {
+        let found = entries(node);
+        if found.0 <= in_tables && found.1 <= in_memory {
+            return;
+        }
+        let waited = wall.monotonic().saturating_sub(began);
+        assert!(waited < Duration::from_secs(30), "{found:?} entries stay in tables and in memory");
+        wall.sleep(Duration::from_millis(20));
+    }
+}
+
 #[test]
 fn the_space_of_what_expired_comes_back_by_itself() {
     let dir = tempfile::tempdir().unwrap();
@@ -218,24 +239,65 @@ fn the_space_of_what_expired_comes_back_by_itself() {
         node.put_with(format!("{number:05}"), "x".repeat(300), for_ten_seconds()).unwrap();
     }
     node.settle().unwrap();
-    let entries = || {
-        let shards = node.stats().unwrap().shards;
-        shards.iter().flat_map(|shard| &shard.tree.levels).map(|level| level.entries).sum::<u64>()
-    };
-    assert_eq!(entries(), 3000);
+    assert_eq!(entries(&node), (3000, 0));
     let snapshot = node.snapshot().unwrap();
     wall.pass(TTL);
     node.settle().unwrap();
-    assert_eq!((entries(), snapshot.scan(..).count()), (3000, 3000), "the snapshot sees them");
+    assert_eq!((entries(&node), snapshot.scan(..).count()), ((3000, 0), 3000), "the snapshot sees them");
     drop(snapshot);
-    let began = wall.monotonic();
-    while entries() > 0 {
-        assert!(
-            wall.monotonic().saturating_sub(began) < Duration::from_secs(20),
-            "{} entries stay",
-            entries()
-        );
-        wall.sleep(Duration::from_millis(20));
+    wait_for(&node, &wall, 0, 0);
+    node.close().unwrap();
+}
+
+#[test]
+fn what_expired_leaves_memory_though_nothing_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let wall = Wall::new();
+    let node = open(&dir, &wall);
+    for number in 0..300 {
+        node.put_with(format!("{number:05}"), "v", for_ten_seconds()).unwrap();
     }
+    assert_eq!(entries(&node), (0, 300));
+    wall.pass(TTL);
+    wait_for(&node, &wall, 0, 0);
+    node.close().unwrap();
+    assert_eq!(open(&dir, &wall).scan(..).count(), 0);
+}
+
+#[test]
+fn what_expired_leaves_a_table_whose_other_values_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let wall = Wall::new();
+    let node = open(&dir, &wall);
+    for number in 0..3000 {
+        let ttl = if number % 4 == 0 { 1000 * TTL } else { TTL };
+        node.put_with(format!("{number:05}"), "x".repeat(300), PutOptions::new().ttl(ttl)).unwrap();
+    }
+    node.settle().unwrap();
+    wall.pass(TTL);
+    wait_for(&node, &wall, 750, 0);
+    assert_eq!(node.scan(..).count(), 750);
+    node.close().unwrap();
+}
+
+#[test]
+fn what_expired_leaves_small_tables_beside_large_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let wall = Wall::new();
+    let node = open(&dir, &wall);
+    let mut random = 1u64;
+    for number in 0..6000 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(number);
+        node.put(format!("{number:05}"), format!("{random:x}").repeat(10)).unwrap();
+    }
+    node.compact(..).unwrap();
+    for number in 0..12 {
+        node.put_with(format!("{:05}", 500 * number), "v", for_ten_seconds()).unwrap();
+    }
+    node.settle().unwrap();
+    assert_eq!(entries(&node), (6012, 0));
+    wall.pass(TTL);
+    wait_for(&node, &wall, 5988, 0);
+    assert_eq!(node.scan(..).count(), 5988);
     node.close().unwrap();
 }

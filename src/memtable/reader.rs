@@ -1,6 +1,9 @@
 //! A memtable as its readers see it.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, AtomicUsize, Ordering},
+};
 
 use parking_lot::Mutex;
 
@@ -16,10 +19,26 @@ use crate::{
     key::KeyHash,
 };
 
+/// What expires; the writer counts it.
+#[derive(Default)]
+pub(super) struct Expiries {
+    count: AtomicUsize,
+    last_ms: AtomicU64,
+}
+
+impl Expiries {
+    #[inline]
+    pub(super) fn add(&self, expires_at_ms: u64) {
+        self.last_ms.fetch_max(expires_at_ms, Ordering::Relaxed);
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// The newest writes of a shard, in memory. Any number of threads read it, and no reader waits for the writer.
 pub struct Memtable {
     arena: Arc<Arena>,
     pub(super) deletes: MemtableDeletes,
+    pub(super) expiries: Expiries,
     /// The writer never takes this lock: only who makes a cursor waits here, for another who sorts the same.
     runs: Mutex<Runs>,
 }
@@ -27,7 +46,7 @@ pub struct Memtable {
 impl Memtable {
     pub(super) fn new(arena: Arc<Arena>) -> Self {
         let runs = Mutex::new(Runs::new(Arc::clone(&arena)));
-        Self { runs, deletes: MemtableDeletes::default(), arena }
+        Self { runs, deletes: MemtableDeletes::default(), expiries: Expiries::default(), arena }
     }
 
     /// The newest version of `key` whose sequence number is at most `at`, a tombstone too, borrowed from the arena.
@@ -93,6 +112,14 @@ impl Memtable {
     pub fn unsorted_entries(&self) -> usize {
         let entries = self.entries();
         self.runs.try_lock().map_or(entries, |runs| runs.work(entries))
+    }
+
+    /// Whether half of the entries or more expire, and all of these have by then.
+    pub fn has_expired(&self, now_ms: u64) -> bool {
+        let expiring = self.expiries.count.load(Ordering::Relaxed);
+        expiring > 0
+            && expiring >= self.entries().div_ceil(2)
+            && self.expiries.last_ms.load(Ordering::Relaxed) <= now_ms
     }
 
     /// How full the index is, in thousandths of the 70 % at which it seals.

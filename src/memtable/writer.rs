@@ -77,6 +77,9 @@ impl MemtableWriter {
             self.delete_range(entry);
         } else {
             self.writer.insert(hash, entry);
+            if let Some(expires_at_ms) = entry.expires_at_ms {
+                self.memtable.expiries.add(expires_at_ms);
+            }
         }
     }
 

@@ -73,13 +73,23 @@ impl Coordinator {
         for index in 0..self.core.shards.len() {
             self.core.note_memory(index);
         }
+        self.seal_what_has_expired();
         self.core.note_progress();
         self.schedule();
     }
 
+    /// Has memtables whose values have expired sealed: where nothing is written nobody else would.
+    fn seal_what_has_expired(&self) {
+        let now_ms = self.core.readers().now_ms;
+        for shard in self.core.open_shards().filter(|shard| shard.tree.view().active_has_expired(now_ms)) {
+            self.core.accountant.seal_at_next_turn(shard.index);
+            shard.nudge();
+        }
+    }
+
     /// Starts every job that the scheduler grants now.
     fn schedule(&mut self) {
-        let now = self.core.env.clock.monotonic();
+        let (now, now_ms) = (self.core.env.clock.monotonic(), self.core.now_ms());
         // NOTE: bounded, because how jobs end is learned only between two calls.
         for _ in 0..=self.core.shards.len() {
             let shards = self.core.open_shards().filter(|shard| !shard.tree.is_revoked());
@@ -87,7 +97,7 @@ impl Coordinator {
             let places = &mut self.places;
             let loads: Vec<_> = shards
                 .iter()
-                .filter_map(|shard| Some(places.get_mut(shard.index)?.load(shard, now)))
+                .filter_map(|shard| Some(places.get_mut(shard.index)?.load(shard, now, now_ms)))
                 .collect();
             let decisions = scheduler::decide(now, &loads);
             let started = decisions.iter().filter(|decision| self.start_job(**decision, now)).count();
@@ -110,10 +120,12 @@ impl Coordinator {
         let core = Arc::clone(&self.core);
         // NOTE: there is room for every job that has a grant; a plan that is refused gives back what it took.
         let submitted = match class {
-            IoClass::Flush => shard.tree.plan_flush(readers.positions, self.core.now_ms()).map(|plan| {
-                let job = Box::new(move || drop(jobs::flush(&core, &shard, plan, grant)));
-                self.core.pools.flush.try_submit(job)
-            }),
+            IoClass::Flush => {
+                shard.tree.plan_flush(readers.positions, readers.now_ms, self.core.now_ms()).map(|plan| {
+                    let job = Box::new(move || drop(jobs::flush(&core, &shard, plan, grant)));
+                    self.core.pools.flush.try_submit(job)
+                })
+            }
             IoClass::Compaction => {
                 shard.tree.plan_compaction(readers.positions, readers.now_ms).map(|plan| {
                     let job = Box::new(move || drop(jobs::compact(&core, &shard, plan, grant)));

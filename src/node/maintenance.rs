@@ -68,8 +68,8 @@ impl NodeCore {
         for (shard, flushes) in sealed {
             // A flush that ran already may have left out what was sealed now; the second from here has it.
             self.wait_until(&shard, &[IoClass::Flush], |shard| {
-                let load = shard.tree.load();
-                load.sealed_count == 0 || shard.tree.view().flush_count() >= flushes + 2
+                let view = shard.tree.view();
+                !view.has_sealed() || view.flush_count() >= flushes + 2
             })
             .await?;
         }

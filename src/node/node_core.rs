@@ -266,7 +266,7 @@ impl NodeCore {
         let Some(slot) = self.shards.get(index) else { return };
         let largest = self.accountant.note(index, || match slot.load().open() {
             Ok(shard) => {
-                let load = shard.tree.load();
+                let load = shard.tree.load(self.now_ms());
                 if shard.wants.note(load.flush_due, shard.tree.wants_segment()) {
                     self.tell_news(shard);
                 }
@@ -346,7 +346,7 @@ impl NodeCore {
 
     /// Whichever shards hold the memory: if none of them can be flushed, waiting is of no use.
     fn why_nothing_is_flushed(&self) -> Option<Error> {
-        let waiting = self.open_shards().filter(|shard| shard.tree.load().sealed_bytes > 0);
+        let waiting = self.open_shards().filter(|shard| shard.tree.view().has_sealed());
         let failures: Vec<_> = waiting.map(|shard| shard.why_not_flushed()).collect();
         if failures.iter().all(Option::is_some) { failures.into_iter().next().flatten() } else { None }
     }

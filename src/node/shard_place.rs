@@ -49,13 +49,13 @@ impl ShardPlace {
             Some(ShardActor::start_in_arbiter(&self.arbiter.handle(), move |_| ShardActor::new(core, shard)));
     }
 
-    /// What the scheduler needs to know of the shard.
-    pub(super) fn load(&mut self, shard: &ShardCore, now: Duration) -> ShardLoad {
+    /// What the scheduler needs to know of the shard, at a time on the monotonic clock and on the node's.
+    pub(super) fn load(&mut self, shard: &ShardCore, now: Duration, now_ms: u64) -> ShardLoad {
         shard.news.store(false, Ordering::Release);
         if shard.retry.swap(false, Ordering::AcqRel) {
             self.times.forget_failures();
         }
-        let load = shard.tree.load();
+        let load = shard.tree.load(now_ms);
         ShardLoad {
             shard: shard.index,
             sealed_bytes: if load.flush_due { load.sealed_bytes.max(1) } else { 0 },

@@ -91,7 +91,7 @@ impl NodeCore {
             Ok(shard) => ShardStats {
                 trouble: shard.check_takes_writes().err().map(|error| error.to_string()),
                 queued_bytes: shard.admission.waiting_bytes(),
-                load: shard.tree.load(),
+                load: shard.tree.load(self.now_ms()),
                 tree: shard.tree.stats(),
             },
         }

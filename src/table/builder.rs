@@ -21,6 +21,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{
     block_builder::BlockBuilder,
+    expiries::ExpiryTimes,
     filter::Filter,
     footer::{FOOTER_BYTES, Footer, PartHandle},
     index::IndexBuilder,
@@ -53,6 +54,7 @@ pub struct TableBuilder {
     index: IndexBuilder,
     key_hashes: Vec<KeyHash>,
     summary: TableSummary,
+    expiries: ExpiryTimes,
     range_deletes: RangeDeletes,
     last_key: Vec<u8>,
     last_seqno: SeqNo,
@@ -106,6 +108,7 @@ impl TableBuilder {
             index: IndexBuilder::default(),
             key_hashes: vec![],
             summary: TableSummary::new(),
+            expiries: ExpiryTimes::default(),
             range_deletes: RangeDeletes::default(),
             last_key: vec![],
             last_seqno: SeqNo::MAX,
@@ -200,6 +203,9 @@ impl TableBuilder {
         }
         self.last_seqno = entry.seqno;
         self.summary.count(entry, new_key);
+        if let Some(expires_at_ms) = entry.expires_at_ms {
+            self.expiries.add(expires_at_ms);
+        }
     }
 
     #[cold]
@@ -248,6 +254,7 @@ impl TableBuilder {
             self.finish_block(None)?;
         }
         self.summary.max_key = Bytes::from(mem::take(&mut self.last_key));
+        self.summary.expiry_parts = mem::take(&mut self.expiries).parts();
         self.summary.count_range_deletes(&self.range_deletes)?;
         let mut footer = Footer {
             filter: self.put_filter()?,

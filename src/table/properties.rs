@@ -8,7 +8,10 @@ use bytes::Bytes;
 use rkyv::{Archive, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::metadata::{Part, put_part_record, read_part_record};
+use super::{
+    expiries::ExpiryParts,
+    metadata::{Part, put_part_record, read_part_record},
+};
 use crate::{
     codec::archive::{OwnedArchive, to_archive},
     entry::{Entry, ValueKind},
@@ -32,8 +35,8 @@ pub struct TableSummary {
     pub tombstones: u64,
     /// Entries with an expiry.
     pub expiring: u64,
-    /// When the last of the expiring entries expires, in milliseconds on the node's clock; 0 if there are none.
-    pub last_expiry_ms: u64,
+    /// When these expire.
+    pub expiry_parts: ExpiryParts,
     /// Keys and values before compression, in bytes.
     pub raw_bytes: u64,
     /// Data blocks.
@@ -62,7 +65,7 @@ struct PropertiesArchive {
     keys: u64,
     tombstones: u64,
     expiring: u64,
-    last_expiry_ms: u64,
+    expiry_parts: ExpiryParts,
     raw_bytes: u64,
     blocks: u64,
     blocks_checksum: u64,
@@ -83,7 +86,7 @@ impl TableSummary {
             keys: 0,
             tombstones: 0,
             expiring: 0,
-            last_expiry_ms: 0,
+            expiry_parts: [0; 8],
             raw_bytes: 0,
             blocks: 0,
             blocks_checksum: 0,
@@ -97,15 +100,12 @@ impl TableSummary {
         }
     }
 
-    /// Counts one entry; the keys' bounds are the caller's.
+    /// Counts one entry; the keys' bounds and the times of expiry are the caller's.
     pub(super) fn count(&mut self, entry: &Entry<'_>, new_key: bool) {
         self.entries += 1;
         self.keys += u64::from(new_key);
         self.tombstones += u64::from(entry.kind != ValueKind::Put);
-        if let Some(at) = entry.expires_at_ms {
-            self.expiring += 1;
-            self.last_expiry_ms = self.last_expiry_ms.max(at);
-        }
+        self.expiring += u64::from(entry.expires_at_ms.is_some());
         self.raw_bytes += (entry.key.len() + entry.value.len()) as u64;
         self.min_seqno = self.min_seqno.min(entry.seqno);
         self.max_seqno = self.max_seqno.max(entry.seqno);
@@ -150,7 +150,7 @@ impl TableSummary {
             keys: self.keys,
             tombstones: self.tombstones,
             expiring: self.expiring,
-            last_expiry_ms: self.last_expiry_ms,
+            expiry_parts: self.expiry_parts,
             raw_bytes: self.raw_bytes,
             blocks: self.blocks,
             blocks_checksum: self.blocks_checksum,
@@ -178,7 +178,7 @@ impl TableSummary {
             keys: archive.keys.to_native(),
             tombstones: archive.tombstones.to_native(),
             expiring: archive.expiring.to_native(),
-            last_expiry_ms: archive.last_expiry_ms.to_native(),
+            expiry_parts: archive.expiry_parts.map(|time| time.to_native()),
             raw_bytes: archive.raw_bytes.to_native(),
             blocks: archive.blocks.to_native(),
             blocks_checksum: archive.blocks_checksum.to_native(),

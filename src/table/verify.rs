@@ -8,6 +8,7 @@ use super::{
     block::{Block, Damage},
     block_iter::BlockIter,
     cursor::{ChunkReader, Direction},
+    expiries::ExpiryTimes,
     pace::Pace,
     properties::TableSummary,
     table::{Loaded, Table},
@@ -33,6 +34,7 @@ impl Table {
             last_key: vec![],
             last_seqno: SeqNo::MAX,
             counted: TableSummary::new(),
+            expiries: ExpiryTimes::default(),
         };
         for number in 0..loaded.metadata.index.blocks() {
             let (block, checksum) = chunks.block(self, &loaded, number, Direction::Forward)?;
@@ -51,6 +53,7 @@ struct Check<'a> {
     last_key: Vec<u8>,
     last_seqno: SeqNo,
     counted: TableSummary,
+    expiries: ExpiryTimes,
 }
 
 impl Check<'_> {
@@ -68,6 +71,9 @@ impl Check<'_> {
                 self.counted.min_key = Bytes::copy_from_slice(entry.key);
             }
             self.counted.count(&entry, new_key);
+            if let Some(expires_at_ms) = entry.expires_at_ms {
+                self.expiries.add(expires_at_ms);
+            }
             if new_key {
                 self.last_key.clear();
                 self.last_key.extend_from_slice(entry.key);
@@ -110,6 +116,7 @@ impl Check<'_> {
     fn summary(mut self) -> Result<(), Damage> {
         let stated = &self.loaded.metadata.summary;
         self.counted.max_key = Bytes::from(self.last_key);
+        self.counted.expiry_parts = self.expiries.parts();
         if let Some(deletes) = &self.loaded.metadata.range_deletes {
             self.counted.count_range_deletes(deletes).map_err(|_| "a range delete without a bound")?;
         }

@@ -79,7 +79,7 @@ impl History {
             Step::Sync => shard.tree.wal().sync().map(|_| self.durable = self.writes.len()),
             Step::Flush => {
                 shard.flush()?;
-                if shard.tree.load().sealed_count == 0 {
+                if shard.tree.load(0).sealed_count == 0 {
                     self.durable = self.writes.len();
                 }
                 Ok(())

@@ -5,7 +5,7 @@
 //! EditV1   added: [TableV1]   removed: [u64 file]   cancelled: [u64 batch]   forget_cancelled: u8
 //!          wal_floor, flushed_seqno, next_file, highest_seqno, synced_segment, synced_offset, clock_high_ms: u64 (0: not stated)
 //! TableV1  level, dir, max_is_excluded: u8   file, run, file_bytes, entries, superseded, tombstones, range_deletes,
-//!          hidden_bytes, expiring, last_expiry_ms, raw_bytes, min_seqno, max_seqno, footer_checksum,
+//!          hidden_bytes, expiring, expiry_parts (8), raw_bytes, min_seqno, max_seqno, footer_checksum,
 //!          blob_file (0 until blob files exist): u64   min_key, max_key: [u8]
 //! ```
 //! A new field is a new version of the record, never a change to these.
@@ -23,6 +23,7 @@ use crate::{
     error::{Error, Result},
     ids::{BatchId, FileNumber, Level, SegmentNumber, SeqNo},
     key::MAX_BOUND_BYTES,
+    table::{ExpiryParts, expired_by},
 };
 
 /// What the manifest knows of one table.
@@ -50,8 +51,8 @@ pub struct TableRecord {
     pub hidden_bytes: u64,
     /// How many of them have an expiry.
     pub expiring: u64,
-    /// The latest of these expiries, in milliseconds on the node's clock.
-    pub last_expiry_ms: u64,
+    /// When these expire.
+    pub expiry_parts: ExpiryParts,
     /// The bytes of all keys and values, before compression.
     pub raw_bytes: u64,
     /// The lowest sequence number inside.
@@ -82,6 +83,11 @@ impl TableRecord {
     /// The first key behind the table.
     pub fn end(&self) -> Bytes {
         if self.max_is_excluded { self.max_key.clone() } else { [&self.max_key, &[0][..]].concat().into() }
+    }
+
+    /// How many of its entries have expired by then, at least.
+    pub fn expired_by(&self, now_ms: u64) -> u64 {
+        expired_by(&self.expiry_parts, self.expiring, now_ms)
     }
 
     /// What it weighs when it is decided what to compact: with it goes what it hides.
@@ -169,7 +175,7 @@ struct TableV1 {
     range_deletes: u64,
     hidden_bytes: u64,
     expiring: u64,
-    last_expiry_ms: u64,
+    expiry_parts: ExpiryParts,
     raw_bytes: u64,
     min_seqno: u64,
     max_seqno: u64,
@@ -247,7 +253,7 @@ fn encode_table(table: &TableRecord) -> TableV1 {
         range_deletes: table.range_deletes,
         hidden_bytes: table.hidden_bytes,
         expiring: table.expiring,
-        last_expiry_ms: table.last_expiry_ms,
+        expiry_parts: table.expiry_parts,
         raw_bytes: table.raw_bytes,
         min_seqno: table.min_seqno.0,
         max_seqno: table.max_seqno.0,
@@ -271,7 +277,7 @@ fn decode_table(table: &ArchivedTableV1) -> Result<TableRecord, &'static str> {
         range_deletes: table.range_deletes.to_native(),
         hidden_bytes: table.hidden_bytes.to_native(),
         expiring: table.expiring.to_native(),
-        last_expiry_ms: table.last_expiry_ms.to_native(),
+        expiry_parts: table.expiry_parts.map(|time| time.to_native()),
         raw_bytes: table.raw_bytes.to_native(),
         min_seqno: SeqNo(table.min_seqno.to_native()),
         max_seqno: SeqNo(table.max_seqno.to_native()),
@@ -312,7 +318,7 @@ pub(super) mod tests {
             range_deletes: 0,
             hidden_bytes: 0,
             expiring: 0,
-            last_expiry_ms: 0,
+            expiry_parts: [0; 8],
             raw_bytes: 1500,
             min_seqno: SeqNo(file),
             max_seqno: SeqNo(file),
@@ -337,7 +343,7 @@ pub(super) mod tests {
                 min_key: a.clone().min(b.clone()).into(),
                 max_key: a.max(b).into(),
                 run: n,
-                last_expiry_ms: n,
+                expiry_parts: [n; 8],
                 range_deletes: n,
                 hidden_bytes: n,
                 max_is_excluded: n % 2 == 0,

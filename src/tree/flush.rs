@@ -24,6 +24,7 @@ pub struct FlushPlan {
     /// Newest first, and down to the oldest.
     sealed: Vec<Arc<SealedMemtable>>,
     readers: Readers,
+    clock_ms: u64,
     below: Below,
     mark: FlushMark,
 }
@@ -70,8 +71,14 @@ impl Tree {
     /// Plans the flush of every sealed memtable; `None` if there is none, one is under way, or the tree takes no
     /// more edits.
     ///
-    /// `positions`: where it is read, now or later. `now_ms`: where the node's clock stands.
-    pub fn plan_flush(&self, positions: impl Into<ReadPositions>, now_ms: u64) -> Option<FlushPlan> {
+    /// `positions`: where it is read, now or later. `now_ms`: no reader's time lies before it. `clock_ms`: where the
+    /// node's clock stands.
+    pub fn plan_flush(
+        &self,
+        positions: impl Into<ReadPositions>,
+        now_ms: u64,
+        clock_ms: u64,
+    ) -> Option<FlushPlan> {
         if !self.takes_edits() || self.view().sealed.is_empty() {
             return None;
         }
@@ -84,6 +91,7 @@ impl Tree {
         Some(FlushPlan {
             sealed: view.sealed.clone(),
             readers: Readers { positions: positions.into(), now_ms },
+            clock_ms,
             below: Below::memtables(view.version.levels()),
             mark,
         })
@@ -94,10 +102,7 @@ impl Tree {
     /// # Errors
     /// `NoSpace`, `Io`, or what the pace fails with; the flush can be planned again.
     pub fn run_flush(&self, plan: FlushPlan, pace: &Arc<dyn Pace>) -> Result<FlushOutput> {
-        let FlushPlan { sealed, readers, below, mark } = plan;
-        let clock_high_ms = readers.now_ms;
-        // NOTE: an expired entry is flushed as it is. The earliest time of any reader is the compactions' to know.
-        let unexpired = Readers { now_ms: 0, ..readers };
+        let FlushPlan { sealed, readers, clock_ms, below, mark } = plan;
         let target = Target {
             storage: &self.context.storage,
             shard: self.shard,
@@ -115,9 +120,9 @@ impl Tree {
         let sets: Vec<_> = sealed.iter().filter_map(|sealed| sealed.memtable.range_deletes()).collect();
         let deletes = RangeDeletes::union_all(sets.iter().flat_map(|sets| sets.iter().map(|set| &**set)));
         let cursor = MergeCursor::new(memtables);
-        let merged = merge_into_tables(cursor, &deletes, &unexpired, &below, &target)?;
+        let merged = merge_into_tables(cursor, &deletes, &readers, &below, &target)?;
         self.sync_level(Level::L0, &merged)?;
-        Ok(FlushOutput { merged, sealed, clock_high_ms, _mark: mark })
+        Ok(FlushOutput { merged, sealed, clock_high_ms: clock_ms, _mark: mark })
     }
 
     /// Installs a flush: makes it part of the manifest, drops the memtables from the view, frees the log.

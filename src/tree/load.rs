@@ -124,14 +124,14 @@ impl Counters {
 }
 
 impl Tree {
-    /// How loaded the shard is now.
-    pub fn load(&self) -> TreeLoad {
+    /// How loaded the shard is at a time, in milliseconds on the node's clock.
+    pub fn load(&self, now_ms: u64) -> TreeLoad {
         let view = self.view();
         let version = &view.version;
         let sealed = view.sealed.iter().map(|sealed| sealed.memtable.memory_bytes() as u64);
         let (flush_running, compactions_running) =
             self.jobs.with(|state| (state.flush_running, state.compactions));
-        let urgency = version.urgency(is_at_rest(&view));
+        let urgency = version.urgency(is_at_rest(&view), now_ms);
         TreeLoad {
             active_bytes: view.active.memory_bytes() as u64,
             active_entries: view.active.entries() as u64,

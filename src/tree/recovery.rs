@@ -328,7 +328,7 @@ fn flush_recovered(
     needs_flush: bool,
     highest_seqno: SeqNo,
 ) -> Result<bool> {
-    let flushed = match tree.plan_flush(highest_seqno, 0) {
+    let flushed = match tree.plan_flush(highest_seqno, 0, 0) {
         Some(plan) => {
             let pace: Arc<dyn Pace> = Arc::new(NoPace);
             let output = tree.run_flush(plan, &pace);

@@ -94,7 +94,7 @@ impl Node {
     fn flush(&mut self, shard: usize) -> Result<()> {
         self.shards[shard].writer.seal()?;
         let tree = &self.shards[shard].tree;
-        if let Some(plan) = tree.plan_flush(crate::ids::SeqNo(self.next_seqno), 0) {
+        if let Some(plan) = tree.plan_flush(crate::ids::SeqNo(self.next_seqno), 0, 0) {
             let output = tree.run_flush(plan, &super::testing::pace())?;
             tree.install_flush(output, &|| self.sync_batches())?;
         }
@@ -265,7 +265,7 @@ fn a_log_may_be_cut_before_what_the_manifest_states_as_synced() {
             let mut log = vec![];
             node.write(&[0], &mut log).unwrap();
             node.shards[0].writer.seal().unwrap();
-            let plan = node.shards[0].tree.plan_flush(crate::ids::SeqNo(9), 0).unwrap();
+            let plan = node.shards[0].tree.plan_flush(crate::ids::SeqNo(9), 0, 0).unwrap();
             let output = node.shards[0].tree.run_flush(plan, &super::testing::pace()).unwrap();
             // Written when the flush had synced all shards, and then synced in shard 0 alone.
             node.write(&[0], &mut log).unwrap();

@@ -195,7 +195,9 @@ impl Shard {
 
     /// Flushes what is sealed. Whether there was anything.
     pub(super) fn flush_sealed(&self, watermark: (u64, u64)) -> Result<bool> {
-        let Some(plan) = self.tree.plan_flush(SeqNo(watermark.0), watermark.1) else { return Ok(false) };
+        let Some(plan) = self.tree.plan_flush(SeqNo(watermark.0), watermark.1, watermark.1) else {
+            return Ok(false);
+        };
         let output = self.tree.run_flush(plan, &pace())?;
         self.tree.install_flush(output, &|| Ok(()))?;
         Ok(true)

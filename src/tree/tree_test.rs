@@ -78,8 +78,8 @@ fn a_tree_is_at_rest_when_nothing_runs_and_nothing_could() {
         shard.put(&key(round), b"value").unwrap();
         shard.writer.seal().unwrap();
         assert!(!is_at_rest(&shard), "a flush is due");
-        assert_eq!(shard.tree.load().sealed_entries, 1);
-        let plan = shard.tree.plan_flush(SeqNo(shard.seqno), 0).unwrap();
+        assert_eq!(shard.tree.load(0).sealed_entries, 1);
+        let plan = shard.tree.plan_flush(SeqNo(shard.seqno), 0, 0).unwrap();
         assert!(!is_at_rest(&shard), "a flush runs");
         drop(plan);
         shard.flush_sealed((shard.seqno, 0)).unwrap();
@@ -108,11 +108,11 @@ fn a_snapshot_keeps_what_it_needs_until_it_is_gone() {
     assert_eq!(shard.get(&key(7)), None);
     let old = shard.tree.get(hash(&key(7)), &key(7), SeqNo(snapshot), ReadMode::Blocking).unwrap();
     assert_eq!(super::testing::visible(old, 0).as_deref(), Some(&b"2-7"[..]));
-    assert!(shard.tree.load().garbage_tables > 0);
+    assert!(shard.tree.load(0).garbage_tables > 0);
     // Gone: the tombstones and what they hide are worth a compaction of their own.
     shard.compact_due().unwrap();
     assert_eq!(shard.live_files().len(), 0);
-    assert_eq!(shard.tree.load().garbage_tables, 0);
+    assert_eq!(shard.tree.load(0).garbage_tables, 0);
 }
 
 #[test]
@@ -133,12 +133,12 @@ fn leftovers_of_a_snapshot_go_from_tables_that_are_no_neighbours() {
     let expected = shard.all();
     assert_eq!(expected.len(), 28);
     let before = shard.live_files();
-    assert_eq!(shard.tree.load().garbage_tables, 2, "of {before:?}");
+    assert_eq!(shard.tree.load(0).garbage_tables, 2, "of {before:?}");
 
     compact_fully(&shard, shard.seqno, 0);
     let after = shard.live_files();
     let untouched = after.iter().filter(|file| before.contains(file)).count();
-    assert_eq!((shard.tree.load().garbage_tables, before.len() - untouched), (0, 2), "{before:?} {after:?}");
+    assert_eq!((shard.tree.load(0).garbage_tables, before.len() - untouched), (0, 2), "{before:?} {after:?}");
     assert!(untouched > 2);
     assert_eq!(shard.all(), expected);
 }
@@ -238,7 +238,7 @@ fn what_is_synced_while_a_log_is_freed_needs_no_intact_manifest() {
         let manifest = shard_dir(0).join(MANIFEST_NAME);
         let before = sim.read_file(&manifest).unwrap().len();
         sim.fail(FaultRule::new(Fault::Sync(SyncLoss::NothingLost)).on(&[OpKind::SyncDir]).path("wal"));
-        let plan = shard.tree.plan_flush(SeqNo(shard.seqno), 0).unwrap();
+        let plan = shard.tree.plan_flush(SeqNo(shard.seqno), 0, 0).unwrap();
         let output = shard.tree.run_flush(plan, &pace()).unwrap();
         let done = shard.tree.install_flush(output, &|| Ok(())).unwrap();
         assert!(done.release_error.is_some());
@@ -408,7 +408,7 @@ fn an_item_larger_than_a_memtable_and_a_segment_is_written_when_it_is_alone() {
     shard.put(b"small", b"1").unwrap();
     shard.put(b"big", &big).unwrap();
     shard.put(b"small", b"2").unwrap();
-    assert!(shard.tree.load().sealed_count >= 2);
+    assert!(shard.tree.load(0).sealed_count >= 2);
     shard.flush().unwrap();
     shard.compact_due().unwrap();
     drop(shard);
@@ -424,22 +424,22 @@ fn a_flush_that_fails_can_be_planned_again() {
     let mut shard = open(&sim, &tiny(Strategy::Leveled)).unwrap();
     shard.put(b"a", b"1").unwrap();
     shard.writer.seal().unwrap();
-    let plan = shard.tree.plan_flush(SeqNo(9), 0).unwrap();
-    assert!(shard.tree.plan_flush(SeqNo(9), 0).is_none(), "one at a time");
-    assert!(shard.tree.load().flush_running && !shard.tree.load().flush_due);
+    let plan = shard.tree.plan_flush(SeqNo(9), 0, 0).unwrap();
+    assert!(shard.tree.plan_flush(SeqNo(9), 0, 0).is_none(), "one at a time");
+    assert!(shard.tree.load(0).flush_running && !shard.tree.load(0).flush_due);
     drop(plan);
     sim.fail(FaultRule::new(Fault::Fail(Errno::NOSPC)).on(&[OpKind::Write]).path(".sst"));
-    let plan = shard.tree.plan_flush(SeqNo(9), 0).unwrap();
+    let plan = shard.tree.plan_flush(SeqNo(9), 0, 0).unwrap();
     assert_eq!(shard.tree.run_flush(plan, &pace()).map(drop).unwrap_err().kind(), ErrorKind::NoSpace);
     sim.clear_faults();
-    let plan = shard.tree.plan_flush(SeqNo(9), 0).unwrap();
+    let plan = shard.tree.plan_flush(SeqNo(9), 0, 0).unwrap();
     let output = shard.tree.run_flush(plan, &pace()).unwrap();
     let refused = shard.tree.install_flush(output, &|| Err(Error::busy("another shard cannot sync")));
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::Busy);
     assert_eq!(shard.table_files(&sim).len(), 0, "what was not installed is gone");
     assert_eq!(shard.get(b"a").as_deref(), Some(&b"1"[..]));
     assert!(shard.flush_sealed((9, 0)).unwrap());
-    assert_eq!(shard.tree.load().sealed_count, 0);
+    assert_eq!(shard.tree.load(0).sealed_count, 0);
 }
 
 struct Stops(AtomicU64);
@@ -488,7 +488,7 @@ fn a_former_life_changes_nothing_and_its_views_stay_readable() {
     let mut old = filled(&sim, &options, 3);
     old.put(b"k", b"old").unwrap();
     old.writer.seal().unwrap();
-    let plan = old.tree.plan_flush(SeqNo(old.seqno), 0).unwrap();
+    let plan = old.tree.plan_flush(SeqNo(old.seqno), 0, 0).unwrap();
     let flush = old.tree.run_flush(plan, &pace()).unwrap();
     let view = old.tree.view();
     old.tree.revoke();
@@ -524,7 +524,7 @@ fn seals_and_installs_from_two_threads_lose_none_of_each_others_changes() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                if let Some(plan) = tree.plan_flush(SeqNo(0), 0) {
+                if let Some(plan) = tree.plan_flush(SeqNo(0), 0, 0) {
                     let output = tree.run_flush(plan, &pace()).unwrap();
                     tree.install_flush(output, &|| Ok(())).unwrap();
                 }
@@ -553,7 +553,7 @@ fn seals_and_installs_from_two_threads_lose_none_of_each_others_changes() {
                 shard.put(&key(n), &[&round.to_le_bytes()[..], &[0; 30]].concat()).unwrap();
             }
             gone.store(round, Ordering::Release);
-            while tree.load().sealed_count > 2 {
+            while tree.load(0).sealed_count > 2 {
                 std::thread::yield_now();
             }
         }

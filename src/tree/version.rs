@@ -72,7 +72,9 @@ pub struct Version {
     levels: Levels,
     level_bytes: [u64; 3],
     garbage_tables: usize,
-    /// While writes come, and at rest.
+    /// From when on dead weight can go, while writes come, and at rest.
+    garbage_from_ms: [Option<u64>; 2],
+    /// Without it, while writes come, and at rest.
     urgencies: [Urgency; 2],
 }
 
@@ -121,6 +123,7 @@ impl Version {
             urgencies: [false, true].map(|at_rest| urgency(&levels, &PickerOptions { at_rest, ..*options })),
             level_bytes: levels.bytes(),
             garbage_tables: levels.garbage_tables(),
+            garbage_from_ms: [false, true].map(|at_rest| levels.garbage_from_ms(at_rest)),
             levels,
         })
     }
@@ -204,19 +207,17 @@ impl Version {
         self.garbage_tables
     }
 
-    /// How much compaction is behind, while writes come or at rest.
-    pub const fn urgency(&self, at_rest: bool) -> Urgency {
-        let [busy, idle] = self.urgencies;
-        if at_rest { idle } else { busy }
+    /// How much compaction is behind at a time, while writes come or at rest.
+    pub fn urgency(&self, at_rest: bool, now_ms: u64) -> Urgency {
+        let ([busy, idle], [garbage_busy, garbage_idle]) = (self.urgencies, self.garbage_from_ms);
+        let (urgency, garbage) = if at_rest { (idle, garbage_idle) } else { (busy, garbage_busy) };
+        let garbage = if garbage.is_some_and(|from| from <= now_ms) { DUE_PERMILLE } else { 0 };
+        Urgency { score_permille: urgency.score_permille.max(garbage), ..urgency }
     }
 }
 
 fn urgency(levels: &Levels, options: &PickerOptions) -> Urgency {
-    let garbage = if levels.garbage_tables() > 0 { DUE_PERMILLE } else { 0 };
-    Urgency {
-        score_permille: score_permille(levels, options).max(garbage),
-        debt_bytes: debt_bytes(levels, options),
-    }
+    Urgency { score_permille: score_permille(levels, options), debt_bytes: debt_bytes(levels, options) }
 }
 
 fn sorted_run(mut tables: Vec<Arc<TableHandle>>) -> Result<Run, String> {

@@ -70,6 +70,16 @@ impl ReadView {
         TreeScan::new(Arc::clone(self), range, reverse, ReadPoint { at, now_ms })
     }
 
+    /// Whether half of what the active memtable holds expires, and all of that has by then.
+    pub fn active_has_expired(&self, now_ms: u64) -> bool {
+        self.active.has_expired(now_ms)
+    }
+
+    /// Whether a memtable waits for its flush, or is being flushed.
+    pub fn has_sealed(&self) -> bool {
+        !self.sealed.is_empty()
+    }
+
     /// How many flushes the shard had installed: while it stands, no write has moved from memory to tables.
     pub const fn flush_count(&self) -> u64 {
         self.flush_count

@@ -75,7 +75,7 @@ fn permille(part: u64, whole: u64) -> u32 {
     u32::try_from(u128::from(part) * 1000 / u128::from(whole.max(1))).unwrap_or(u32::MAX)
 }
 
-fn from_l0(situation: &Situation<'_>) -> Option<Choice> {
+pub(super) fn from_l0(situation: &Situation<'_>) -> Option<Choice> {
     let levels = situation.levels;
     if levels.l0.iter().any(|table| situation.busy.contains(&table.file)) {
         return None;

@@ -46,6 +46,12 @@ impl Levels {
         self.garbage_candidates().filter(|table| is_garbage(table, watermark)).count()
     }
 
+    /// From when on the dead weight of some table can go, once nobody reads it; `None`: as things are, never.
+    pub fn garbage_from_ms(&self, at_rest: bool) -> Option<u64> {
+        let l0 = self.l0.iter().filter(|_| at_rest);
+        self.garbage_candidates().chain(l0).filter_map(|table| garbage_from_ms(table)).min()
+    }
+
     /// Tables that nothing older lies below, or only L2.
     fn garbage_candidates(&self) -> impl Iterator<Item = &Arc<TableRecord>> {
         self.l1.last().into_iter().flatten().chain(&self.l2)
@@ -235,27 +241,47 @@ pub fn span_of(tables: &[Arc<TableRecord>]) -> Option<KeySpan> {
 /// A table whose dead weight can go: tombstones, expired entries, and what these or newer versions hide, all of which
 /// nobody reads any more.
 fn is_garbage(table: &TableRecord, watermark: Watermark) -> bool {
-    let expired = if table.last_expiry_ms <= watermark.now_ms { table.expiring } else { 0 };
-    let may_go = table.max_seqno <= watermark.oldest_snapshot;
+    table.max_seqno <= watermark.oldest_snapshot && is_mostly_dead(table, table.expired_by(watermark.now_ms))
+}
+
+/// From when on a table's dead weight can go, once nobody reads it; `None`: never.
+fn garbage_from_ms(table: &TableRecord) -> Option<u64> {
+    let times = [0].into_iter().chain(table.expiry_parts);
+    times.into_iter().find(|now_ms| is_mostly_dead(table, table.expired_by(*now_ms)))
+}
+
+/// Whether so much of a table is dead that rewriting it is worth it.
+fn is_mostly_dead(table: &TableRecord, expired: u64) -> bool {
     let dead = table.tombstones.saturating_add(expired).saturating_add(table.superseded);
     // NOTE: in L2 any tombstone and any older version is a leftover of a snapshot that is gone. A tombstone and what
     // it hides can go at once; but any scan is a snapshot for a moment, and leaves a few versions.
     let enough = match table.level {
-        Level::L2 if table.tombstones > 0 || table.range_deletes > 0 => return may_go,
+        Level::L2 if table.tombstones > 0 || table.range_deletes > 0 => return true,
         Level::L2 if table.superseded > 0 || expired > 0 => table.entries.div_ceil(DEAD_PART),
         _ => table.entries.div_ceil(2),
     };
     // Range deletes above all that they hide: it goes with them.
     let hides = table.hidden_bytes > 0 && table.hidden_bytes >= table.file_bytes / 2;
-    may_go && ((dead > 0 && dead >= enough) || hides)
+    (dead > 0 && dead >= enough) || hides
 }
 
 /// Rewrites one table whose dead weight can go, into the last level.
 fn rewrite_of_garbage(situation: &Situation<'_>) -> Option<Choice> {
-    let mut candidates =
-        situation.levels.garbage_candidates().filter(|table| is_garbage(table, situation.watermark));
-    let choice = candidates.find_map(|table| into_l2(situation, std::slice::from_ref(table)))?;
+    let is_garbage = |table: &&Arc<TableRecord>| is_garbage(table, situation.watermark);
+    let mut candidates = situation.levels.garbage_candidates().filter(is_garbage);
+    let lower = candidates.find_map(|table| into_l2(situation, std::slice::from_ref(table)));
+    // At rest nothing else would ever take it down.
+    let in_l0 = || situation.options.at_rest && situation.levels.l0.iter().any(|table| is_garbage(&table));
+    let choice = lower.or_else(|| if in_l0() { whole_l0(situation) } else { None })?;
     Some(Choice { score_permille: DUE_PERMILLE, ..choice })
+}
+
+/// Takes L0 into L1, however little it is.
+fn whole_l0(situation: &Situation<'_>) -> Option<Choice> {
+    match situation.options.strategy {
+        Strategy::Leveled => leveled::from_l0(situation),
+        Strategy::SizeTiered => size_tiered::from_l0(situation, 1),
+    }
 }
 
 /// Merges `upper` (tables of the lowest L1 run, or of L2 itself) with what they overlap in L2; `None` if any of

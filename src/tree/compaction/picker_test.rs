@@ -142,7 +142,7 @@ fn a_move_into_the_last_level_takes_no_tombstones_along() {
 #[test]
 fn dead_weight_is_rewritten_when_nobody_needs_it() {
     let l2 = Arc::new(TableRecord { tombstones: 1, ..record(Level::L2, 7, "a", "c") });
-    let expired = TableRecord { expiring: 6, last_expiry_ms: 90, ..record(Level::L2, 8, "d", "e") };
+    let expired = TableRecord { expiring: 6, expiry_parts: [90; 8], ..record(Level::L2, 8, "d", "e") };
     let levels = Levels { l0: vec![], l1: vec![], l2: vec![l2, Arc::new(expired)] };
     let choose = |watermark| {
         pick(&Situation {

@@ -277,7 +277,7 @@ fn record_of(target: &Target<'_>, file: FileNumber, summary: TableSummary) -> Ta
         range_deletes: summary.range_deletes,
         hidden_bytes: 0,
         expiring: summary.expiring,
-        last_expiry_ms: summary.last_expiry_ms,
+        expiry_parts: summary.expiry_parts,
         raw_bytes: summary.raw_bytes,
         min_seqno: summary.min_seqno,
         max_seqno: summary.max_seqno,

@@ -11,7 +11,8 @@ use crate::{ids::Level, tree::edit::TableRecord};
 /// The most urgent choice. The two steps share no tables, so that neither waits for the other.
 pub(super) fn pick(situation: &Situation<'_>) -> Option<Choice> {
     let [l0, l1] = scores(situation.levels, &situation.options);
-    let from_l0 = || from_l0(situation).map(|choice| Choice { score_permille: l0, ..choice });
+    let trigger = situation.options.tiered_trigger.max(2);
+    let from_l0 = || from_l0(situation, trigger).map(|choice| Choice { score_permille: l0, ..choice });
     let from_l1 = || from_l1(situation).map(|choice| Choice { score_permille: l1, ..choice });
     if l0 >= l1 { from_l0().or_else(from_l1) } else { from_l1().or_else(from_l0) }
 }
@@ -36,11 +37,12 @@ pub(super) fn debt_bytes(levels: &Levels, options: &PickerOptions) -> u64 {
     l0.saturating_add(if levels.l1.len() >= trigger { all_runs } else { 0 })
 }
 
-fn from_l0(situation: &Situation<'_>) -> Option<Choice> {
+/// Merges the oldest tables of L0, as many as make a run at most, if there are so many.
+pub(super) fn from_l0(situation: &Situation<'_>, least: usize) -> Option<Choice> {
     let trigger = situation.options.tiered_trigger.max(2);
     let l0 = &situation.levels.l0;
     // NOTE: one at a time: a run's number tells its age, and the older one must not be installed last.
-    if l0.len() < trigger || l0.iter().any(|table| situation.busy.contains(&table.file)) {
+    if l0.len() < least || l0.iter().any(|table| situation.busy.contains(&table.file)) {
         return None;
     }
     let inputs: Vec<Arc<TableRecord>> = l0.iter().rev().take(trigger).cloned().collect();
