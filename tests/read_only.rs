@@ -3,7 +3,7 @@
 //!
 //! `DBEX_TEST_SEED` repeats a run, `DBEX_TEST_SCALE=50` makes it the long run: so many times the scripts.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 #[path = "support/mixed_writes.rs"]
 mod mixed_writes;
