@@ -36,7 +36,7 @@ use dbex::{
     ids::ShardId,
     storage::{
         DiskStorage,
-        sim::{CrashPoint, SimStorage},
+        sim::{CrashPoint, Errno, Fault, FaultRule, OpKind, SimStorage},
     },
     table::{BlockCache, FileCache},
     tree::{TreeContext, TreeOptions, TreeRecovery, consistent_cut},
@@ -86,10 +86,12 @@ struct Counts {
     tables: u64,
     cut: u64,
     frames_cut: usize,
+    void: usize,
 }
 
-/// How many frames of whole batches fall because another shard lost its part.
-fn frames_cut(image: &SimStorage) -> usize {
+/// How many frames fall because another shard lost its part of a batch, and how many cancelled batches stand among the
+/// others.
+fn frames_cut(image: &SimStorage) -> (usize, usize) {
     let storage: Arc<dyn dbex::storage::Storage> = Arc::new(image.clone());
     let files = Arc::new(FileCache::new(Arc::clone(&storage), 8));
     let context = TreeContext::new(storage, Arc::new(BlockCache::new(1 << 16)), files);
@@ -99,7 +101,8 @@ fn frames_cut(image: &SimStorage) -> usize {
     };
     let logs: Vec<_> = (0..SHARDS).map(|shard| read(shard).shard_log()).collect();
     let cuts = consistent_cut(&logs);
-    logs.iter().zip(&cuts).map(|(log, cut)| log.frames - cut.keep_frames).sum()
+    let frames = logs.iter().zip(&cuts).map(|(log, cut)| log.frames - cut.keep_frames).sum();
+    (frames, cuts.iter().map(|cut| cut.void.len()).sum())
 }
 
 /// Runs a script on a simulated disk until the power goes, at a step of its own or of the disk's.
@@ -116,6 +119,7 @@ fn run_script(seed: u64, wall: &Arc<Wall>, options: &NodeOptions) -> SimStorage 
             if let Err(error) = mixed_writes::write(&node, &mut random, wall, steps) {
                 assert!(disk.is_dead(), "an error while the disk is well: {error}");
             }
+            cancel_a_batch(&node, &disk, &mut random);
             drop(disk.crash(0));
             // The last sync fails on a dead disk, if there is anything to sync.
             let _ = node.close();
@@ -123,6 +127,14 @@ fn run_script(seed: u64, wall: &Arc<Wall>, options: &NodeOptions) -> SimStorage 
         Err(error) => assert!(disk.is_dead(), "the node does not open on a disk that is well: {error}"),
     }
     disk
+}
+
+/// Writes a batch of which the second shard's part cannot be appended, so that the first takes its own back.
+fn cancel_a_batch(node: &blocking::Node, disk: &SimStorage, random: &mut Random) {
+    disk.fail(FaultRule::new(Fault::Fail(Errno::NOSPC)).on(&[OpKind::Write]).nth(1));
+    // Where it lies in one shard alone, it is written.
+    let _ = node.write(mixed_writes::batch(random));
+    disk.clear_faults();
 }
 
 /// Reads an image, and compares with what an ordinary open of it then finds.
@@ -140,7 +152,8 @@ fn compare(image: &SimStorage, wall: &Arc<Wall>, options: &NodeOptions, counts: 
             counts.tables +=
                 stats.iter().flat_map(|shard| shard.tree.levels).map(|level| level.tables).sum::<u64>();
             reader.close().unwrap();
-            let cut = frames_cut(image);
+            let (cut, void) = frames_cut(image);
+            counts.void += void;
             counts.cut += u64::from(cut > 0);
             counts.frames_cut += cut;
             Some(picture)
@@ -191,12 +204,12 @@ fn after_a_power_loss_it_shows_what_an_ordinary_open_then_finds() {
         watchdog.at("kill");
         compare(&disk.kill(), &wall, &options, &mut counts);
     }
-    let Counts { images, unmade, pairs, in_memory, tables, cut, frames_cut } = counts;
+    let Counts { images, unmade, pairs, in_memory, tables, cut, frames_cut, void } = counts;
     say(format_args!(
         "read_only: {images} images read and then opened ({unmade} of no node yet), {pairs} pairs, {in_memory} entries in \
-         memory, {tables} tables, {cut} images whose logs are cut by {frames_cut} frames"
+         memory, {tables} tables, {cut} images whose logs are cut by {frames_cut} frames, {void} cancelled batches"
     ));
-    assert!(pairs > 0 && in_memory > 0 && tables > 0 && cut > 0, "nothing was compared");
+    assert!(pairs > 0 && in_memory > 0 && tables > 0 && cut > 0 && void > 0, "nothing was compared");
 }
 
 /// Every file and directory below `dir`, with content and times.

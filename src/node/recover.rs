@@ -189,7 +189,7 @@ fn finish(settled: SettledRecovery, replayed: Replayed) -> RecoveredShard {
     Ok((tree, writer))
 }
 
-/// Logs that a shard does not open, and says it in the words of who reads or writes there.
+/// Why a shard is not open, told to those who come for it; it is logged here.
 pub(super) fn refused(place: usize, error: &Error) -> Error {
     tracing::error!(shard = place, error = %error, "a shard does not open; the others do");
     error.context(format!("shard {place} is not open"))
@@ -209,7 +209,7 @@ pub(super) fn log_recovery(summary: &RecoverySummary) {
         "recovered"
     );
     if let Some(discarded) = &summary.discarded {
-        tracing::warn!(shard, discarded = ?discarded, "the log's end was torn and is cut");
+        tracing::warn!(shard, discarded = ?discarded, "the log's end is torn: what lies behind it does not count");
     }
     for path in &summary.strangers {
         tracing::warn!(shard, path = %path.display(), "a file that is not ours is left alone");

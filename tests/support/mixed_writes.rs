@@ -72,7 +72,7 @@ fn ttl(random: &mut Random) -> Duration {
 }
 
 /// A batch over several shards, most likely; few of them are durable before somebody asks.
-fn batch(random: &mut Random) -> WriteBatch {
+pub(crate) fn batch(random: &mut Random) -> WriteBatch {
     let mut batch = WriteBatch::new();
     for _ in 0..random.between(2, 6) {
         let key = a_key(random);
