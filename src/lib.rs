@@ -67,9 +67,9 @@ pub use {
     key::{KeyRange, MAX_KEY_BYTES, MAX_VALUE_BYTES},
     node::{
         Change, ChangeFn, Clock, CompactionStrategy, Coordinator, Current, Durability, Env, Expected, Expiry,
-        IoBudget, MAX_BATCH_BYTES, Node, NodeOptions, NodeStats, Pair, Permit, PutOptions, Random, Scan,
-        ShardStats, Snapshot, Step, StepDone, SystemClock, SystemRandom, SystemThreads, Threads, TimeToLive,
-        WriteBatch, blocking,
+        IoBudget, MAX_BATCH_BYTES, Node, NodeOptions, NodeStats, Pair, Permit, PutOptions, Random,
+        ReadOnlyNode, Scan, ShardStats, Snapshot, Step, StepDone, SystemClock, SystemRandom, SystemThreads,
+        Threads, TimeToLive, WriteBatch, blocking,
     },
     settings::*,
 };

@@ -111,6 +111,10 @@ impl Storage for GatedDisk {
     fn try_lock(&self, path: &Path) -> io::Result<Box<dyn StorageLock>> {
         self.disk.try_lock(path)
     }
+
+    fn try_lock_shared(&self, path: &Path) -> io::Result<Box<dyn StorageLock>> {
+        self.disk.try_lock_shared(path)
+    }
 }
 
 /// A table's file behind the gate.

@@ -47,7 +47,11 @@ pub(super) async fn wait_drained(core: &NodeCore) -> Result<()> {
     wait_for(&core.lifecycle.drained).await
 }
 
-async fn wait_for(stage: &watch::Sender<Option<Result<()>>>) -> Result<()> {
+/// Waits for a stage of a close.
+///
+/// # Errors
+/// What it ended with.
+pub(super) async fn wait_for(stage: &watch::Sender<Option<Result<()>>>) -> Result<()> {
     let mut stage = stage.subscribe();
     let result = stage.wait_for(Option::is_some).await;
     result.map_err(|_| Error::closed())?.clone().unwrap_or(Ok(()))

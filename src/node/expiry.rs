@@ -4,7 +4,11 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{handle::Node, node_core::NodeCore, read_path::PointReads};
+use super::{
+    handle::Node,
+    node_core::NodeCore,
+    read_path::{PointReads, look_up_async},
+};
 use crate::{
     error::{Error, Result},
     table::{Lookup, ReadMode},
@@ -68,14 +72,8 @@ impl NodeCore {
     /// # Errors
     /// As a get.
     pub(super) async fn expiry_of(self: &Arc<Self>, key: Bytes) -> Result<Presence> {
-        let lookup = match self.look_up(&key, ReadMode::NoWait)? {
-            Lookup::WouldBlock => {
-                let core = Arc::clone(self);
-                self.pools.read.run(move || core.look_up(&key, ReadMode::Blocking)).await??
-            }
-            lookup => lookup,
-        };
-        Ok(self.presence(&lookup))
+        let lookup = look_up_async(self, key).await?;
+        Ok(Presence::of(&lookup, self.now_ms()))
     }
 
     /// The same, on a thread that may wait.
@@ -83,17 +81,8 @@ impl NodeCore {
     /// # Errors
     /// As a get.
     pub(super) fn expiry_of_blocking(&self, key: &[u8]) -> Result<Presence> {
-        Ok(self.presence(&self.look_up(key, ReadMode::Blocking)?))
-    }
-
-    fn presence(&self, lookup: &Lookup) -> Presence {
-        let now_ms = self.now_ms();
-        match lookup {
-            Lookup::Found(entry) if is_visible(entry.kind, entry.expires_at_ms, now_ms) => {
-                Presence::There { expires_at_ms: entry.expires_at_ms, now_ms }
-            }
-            _ => Presence::Absent,
-        }
+        let lookup = self.look_up(key, ReadMode::Blocking)?;
+        Ok(Presence::of(&lookup, self.now_ms()))
     }
 }
 
@@ -125,6 +114,16 @@ pub(crate) enum Presence {
 }
 
 impl Presence {
+    /// What a lookup says at a time.
+    pub(super) fn of(lookup: &Lookup, now_ms: u64) -> Self {
+        match lookup {
+            Lookup::Found(entry) if is_visible(entry.kind, entry.expires_at_ms, now_ms) => {
+                Self::There { expires_at_ms: entry.expires_at_ms, now_ms }
+            }
+            _ => Self::Absent,
+        }
+    }
+
     /// How long it stays; `None` if it is absent.
     pub(super) fn time_to_live(self) -> Option<TimeToLive> {
         let Self::There { expires_at_ms, now_ms } = self else { return None };

@@ -10,9 +10,11 @@ use super::{
     node_core::NodeCore,
     open,
     options::NodeOptions,
+    parallel::on_a_thread,
     put_options::PutOptions,
     read_path,
     scan::Scan,
+    scan_source::Scanned,
     snapshot::Snapshot,
     stats::NodeStats,
     step::{Change, Step, StepDone},
@@ -88,19 +90,8 @@ impl Node {
     ) -> impl Future<Output = Result<Self>> + Send + 'static {
         let options = options.into();
         async move {
-            let (reply, answer) = oneshot::channel();
             let threads = Arc::clone(&env.threads);
-            let body = Box::new(move || {
-                let _ = reply.send(open::open(options, env).map(Self::from_core));
-            });
-            threads.spawn("dbex-open", body).map_err(|error| {
-                Error::with_source(
-                    crate::error::ErrorKind::Io,
-                    "cannot start a thread to open the node",
-                    error,
-                )
-            })?;
-            answer.await.map_err(|_| Error::internal("opening the node panicked"))?
+            on_a_thread(&*threads, "dbex-open", move || open::open(options, env).map(Self::from_core)).await?
         }
     }
 
@@ -291,7 +282,7 @@ impl Node {
 
     /// Scans a range in key order over all shards; see [`Scan`] for prefix, reverse and limit.
     pub fn scan(&self, range: impl Into<KeyRange>) -> Scan {
-        Scan::new(Arc::clone(self.core()), range.into(), None)
+        Scan::new(Scanned::Node(Arc::clone(self.core())), range.into(), None)
     }
 
     /// On return every write acked before the call is on stable storage.

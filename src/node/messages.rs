@@ -303,7 +303,7 @@ answer!(Scan => Vec<Pair>, |core, message| {
     let plan = ScanPlan { range: message.range, reverse: message.reverse, limit: message.limit };
     let snapshot = core.snapshot().await?;
     core.pools.read.run(move || {
-        let mut scan = ShardsScan::open(&snapshot, &plan)?;
+        let mut scan = ShardsScan::open(&*snapshot, &plan)?;
         std::iter::from_fn(|| scan.next().transpose()).collect()
     })
     .await?

@@ -13,6 +13,7 @@
 //!                                          └──► budget (bytes per second, all shards)
 //!
 //!   open ──► node_core ◄── close, reopen             node_core: what all of the above share
+//!   read_only: a directory that no node has open; of the above only what reads
 //! ```
 
 mod accountant;
@@ -37,6 +38,7 @@ mod jobs;
 mod maintenance;
 #[cfg(feature = "actix-api")]
 pub mod messages;
+mod node_clock;
 mod node_core;
 mod node_file;
 mod open;
@@ -45,12 +47,14 @@ mod parallel;
 mod pin;
 mod put_options;
 mod range_deletes;
+mod read_only;
 mod read_path;
 mod recover;
 mod reopen;
 mod request;
 mod router;
 mod scan;
+mod scan_source;
 mod scheduler;
 mod shard_actor;
 mod shard_core;
@@ -77,6 +81,7 @@ pub use expiry::{Expiry, TimeToLive};
 pub use handle::{Expected, Node};
 pub use options::{CompactionStrategy, Durability, IoBudget, NodeOptions};
 pub use put_options::PutOptions;
+pub use read_only::ReadOnlyNode;
 pub use scan::{Pair, Scan};
 pub use snapshot::Snapshot;
 pub use stats::{NodeStats, ShardStats};

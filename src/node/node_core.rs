@@ -25,6 +25,7 @@ use super::{
     directory_lock::DirectoryLock,
     env::Env,
     grant::GrantBook,
+    node_clock::NodeClock,
     node_file::NodeRecord,
     options::NodeOptions,
     router::Router,
@@ -78,8 +79,7 @@ pub(super) struct NodeCore {
     /// The positions that snapshots read at.
     pub snapshots: Arc<Snapshots>,
     next_seqno: AtomicU64,
-    /// The clock's high-water mark: the node's time never goes backwards.
-    clock_ms: AtomicU64,
+    clock: NodeClock,
 }
 
 /// The worker threads, a set for each kind of work.
@@ -205,7 +205,7 @@ impl NodeCore {
             counters: Counters::default(),
             snapshots: Arc::default(),
             next_seqno: AtomicU64::new(parts.next_seqno.get()),
-            clock_ms: AtomicU64::new(parts.clock_high_ms),
+            clock: NodeClock::new(Arc::clone(&env.clock), parts.clock_high_ms),
             options,
             env,
             record,
@@ -249,10 +249,7 @@ impl NodeCore {
 
     /// The node's time in milliseconds since the epoch; never goes backwards.
     pub(super) fn now_ms(&self) -> u64 {
-        let wall = self.env.clock.wall_ms();
-        // NOTE: looks first, so that the line is written to once a millisecond at most.
-        let seen = self.clock_ms.load(Ordering::Acquire);
-        if wall <= seen { seen } else { self.clock_ms.fetch_max(wall, Ordering::AcqRel).max(wall) }
+        self.clock.now_ms()
     }
 
     pub(super) fn note_append_failure(&self, shard: &ShardCore, error: &Error) {

@@ -14,7 +14,7 @@ use super::{
     node_file::{self, Directory, NodeRecord},
     options::{CompactionStrategy, MAX_SHARDS, NodeOptions},
     parallel::cores,
-    recover::{RecoveredShard, ShardSource, recover},
+    recover::{RecoveredShard, ShardSource, recover, refused},
     shard_core::ShardCore,
     workers::WorkerPool,
 };
@@ -34,7 +34,7 @@ const MAX_IDLE_SEGMENTS: u64 = 4;
 /// How many threads sync logs.
 const SYNC_WORKERS: usize = 2;
 /// How many reads, and how many other jobs, may wait for a worker.
-const WAITING_READS: usize = 1024;
+pub(super) const WAITING_READS: usize = 1024;
 const WAITING_JOBS: usize = 64;
 /// How many batches may wait for the batch lane.
 const WAITING_BATCHES: usize = 4096;
@@ -111,16 +111,13 @@ fn shard_slots(recovered: Vec<(usize, RecoveredShard)>, queue_bytes: u64) -> Box
             Ok((tree, writer)) => {
                 ShardState::Open(Arc::new(ShardCore::new(index, tree, writer, queue_bytes)))
             }
-            Err(error) => {
-                tracing::error!(shard = index, error = %error, "a shard does not open; the others do");
-                ShardState::Refused(error.context(format!("shard {index} is not open")))
-            }
+            Err(error) => ShardState::Refused(refused(index, &error)),
         })
     });
     slots.collect()
 }
 
-fn check(options: &NodeOptions) -> Result<()> {
+pub(super) fn check(options: &NodeOptions) -> Result<()> {
     if options.shards > MAX_SHARDS {
         return Err(Error::invalid(format!(
             "node.shards is {}; a node has at most {MAX_SHARDS} shards",
@@ -167,13 +164,7 @@ fn find_or_make(options: &NodeOptions, asked_shards: u32, env: &Env) -> Result<(
     let (storage, dir) = (&*env.storage, &options.data_dir);
     match node_file::inspect(storage, dir)? {
         Directory::Node(record) if asked_shards != 0 && asked_shards != record.shards => {
-            Err(Error::invalid(format!(
-                "the settings say {asked_shards} shards, the data directory {} has {}: set node.shards = {} (or 0, to \
-                 take what is there); to change the count, write the data into a new directory",
-                dir.display(),
-                record.shards,
-                record.shards
-            )))
+            Err(other_count(asked_shards, record.shards, dir))
         }
         Directory::Node(record) => {
             // NOTE: whoever made it may have been killed between the rename of NODE and this sync.
@@ -189,13 +180,22 @@ fn find_or_make(options: &NodeOptions, asked_shards: u32, env: &Env) -> Result<(
     }
 }
 
-fn tree_context(options: &NodeOptions, env: &Env) -> TreeContext {
+/// The settings ask for another number of shards than is there.
+pub(super) fn other_count(asked: u32, found: u32, dir: &Path) -> Error {
+    Error::invalid(format!(
+        "the settings say {asked} shards, the data directory {} has {found}: set node.shards = {found} (or 0, to take \
+         what is there); to change the count, write the data into a new directory",
+        dir.display()
+    ))
+}
+
+pub(super) fn tree_context(options: &NodeOptions, env: &Env) -> TreeContext {
     let cache = Arc::new(BlockCache::with_metadata(options.block_cache_bytes, options.filter_bytes_max));
     let files = Arc::new(FileCache::new(Arc::clone(&env.storage), options.max_open_files));
     TreeContext::new(Arc::clone(&env.storage), cache, files)
 }
 
-fn tree_options(options: &NodeOptions, record: &NodeRecord) -> TreeOptions {
+pub(super) fn tree_options(options: &NodeOptions, record: &NodeRecord) -> TreeOptions {
     // The half that active memtables may use. The accountant seals the largest one when it is taken, which then has
     // up to twice its even share; one that grows further seals itself.
     let active = options.memtable_bytes / 2;
@@ -283,7 +283,7 @@ fn spawn(core: &NodeCore, name: &str, body: Box<dyn FnOnce() + Send>) -> Result<
 }
 
 /// The soft limit of open files of this process.
-fn soft_file_limit() -> usize {
+pub(super) fn soft_file_limit() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(1 << 20)
 }

@@ -1,5 +1,8 @@
 //! Work on several items at once, on threads that live no longer than the call.
 
+use super::env::Threads;
+use crate::error::{Error, ErrorKind, Result};
+
 /// Runs `work` over `items` on up to `threads` threads; results stand in the items' order.
 pub(super) fn in_parallel<T: Send, R: Send>(
     items: Vec<T>,
@@ -32,6 +35,25 @@ pub(super) fn both<A: Send, B>(beside: impl FnOnce() -> A + Send, work: impl FnO
         let done = work();
         (beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), done)
     })
+}
+
+/// Does work on a thread of its own, without blocking this one.
+///
+/// # Errors
+/// `Io` when the thread cannot be started, `Internal` when the work panics.
+pub(super) async fn on_a_thread<T: Send + 'static>(
+    threads: &dyn Threads,
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T> {
+    let (reply, answer) = oneshot::channel();
+    let body = Box::new(move || {
+        let _ = reply.send(work());
+    });
+    threads.spawn(name, body).map_err(|error| {
+        Error::with_source(ErrorKind::Io, format!("cannot start the thread {name}"), error)
+    })?;
+    answer.await.map_err(|_| Error::internal(format!("the thread {name} panicked")))
 }
 
 /// How many cores this process may use.

@@ -68,6 +68,20 @@ pub(super) async fn get_async<R: PointReads>(reads: &Arc<R>, key: Bytes) -> Resu
     reads.workers().run(move || from.get_blocking(&key)).await?
 }
 
+/// What is stored of a key, for an async caller.
+///
+/// # Errors
+/// As [`PointReads::look_up`]'s.
+pub(super) async fn look_up_async<R: PointReads>(reads: &Arc<R>, key: Bytes) -> Result<Lookup> {
+    match reads.look_up(&key, ReadMode::NoWait)? {
+        Lookup::WouldBlock => {
+            let from = Arc::clone(reads);
+            reads.workers().run(move || from.look_up(&key, ReadMode::Blocking)).await?
+        }
+        lookup => Ok(lookup),
+    }
+}
+
 /// The values of keys, in their order; what is cold is read by one worker, in one go.
 ///
 /// # Errors

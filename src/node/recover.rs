@@ -64,6 +64,48 @@ pub(super) fn recover(
     highest_seqno: SeqNo,
     sync_others: impl FnOnce() -> Result<()>,
 ) -> Result<Recovered> {
+    let Found { intact, damaged, highest_seqno, clock_high_ms } =
+        read_all(source, places, void, highest_seqno)?;
+    let replays = intact.iter().map(|(_, recovery, cut)| recovery.replay(cut)).collect();
+    let (replayed, settled) = both(
+        || in_parallel(replays, cores(), Replay::run),
+        || source.settle(intact, highest_seqno, sync_others),
+    );
+    let settled: Vec<_> = settled?.into_iter().zip(replayed).collect();
+    let mut shards =
+        in_parallel(settled, cores(), |((place, settled), replayed)| (place, finish(settled, replayed)));
+    if source.made
+        && let Some((_, Err(error))) = shards.iter().find(|(_, shard)| shard.is_err())
+    {
+        return Err(error.clone());
+    }
+    shards.extend(damaged.into_iter().map(|(place, error)| (place, Err(error))));
+    shards.sort_by_key(|(place, _)| *place);
+    Ok(Recovered { shards, highest_seqno, clock_high_ms })
+}
+
+/// What was read of shards, before anything of it is made permanent.
+pub(super) struct Found {
+    /// Those that can be brought back, and what stands of their logs.
+    pub intact: Vec<(usize, TreeRecovery, Cut)>,
+    /// Those that do not open.
+    pub damaged: Vec<(usize, Error)>,
+    /// The highest sequence number that any of them knows of.
+    pub highest_seqno: SeqNo,
+    /// Where the node's clock was.
+    pub clock_high_ms: u64,
+}
+
+/// Reads the shards at `places`, and finds what stands over all their logs; see [`recover`]. Changes nothing on disk.
+///
+/// # Errors
+/// `Io`: doing it again starts over.
+pub(super) fn read_all(
+    source: ShardSource<'_>,
+    places: &[usize],
+    void: &HashSet<BatchId>,
+    highest_seqno: SeqNo,
+) -> Result<Found> {
     let mut damaged = Vec::new();
     let mut intact = Vec::new();
     let mut logs: Vec<_> = (0..source.shards).map(|_| ShardLog::refused()).collect();
@@ -77,7 +119,7 @@ pub(super) fn recover(
                 intact.push((place, recovery));
             }
             // NOTE: only what another try would find again. A passing error must not make batches stand or fall.
-            Err(error) if !source.made && is_lasting(&error) => damaged.push((place, Err(error))),
+            Err(error) if !source.made && is_lasting(&error) => damaged.push((place, error)),
             Err(error) => return Err(error.context(format!("shard {place} is not open"))),
         }
     }
@@ -85,28 +127,9 @@ pub(super) fn recover(
         intact.iter().map(|(_, recovery)| recovery.highest_seqno()).fold(highest_seqno, SeqNo::max);
     let clock_high_ms = intact.iter().map(|(_, recovery)| recovery.clock_high_ms()).max().unwrap_or_default();
     let mut cuts = consistent_cut(&logs);
-    let work: Vec<_> = intact
-        .into_iter()
-        .map(|(place, recovery)| {
-            (place, recovery, cuts.get_mut(place).map(std::mem::take).unwrap_or_default())
-        })
-        .collect();
-    let replays = work.iter().map(|(_, recovery, cut)| recovery.replay(cut)).collect();
-    let (replayed, settled) = both(
-        || in_parallel(replays, cores(), Replay::run),
-        || source.settle(work, highest_seqno, sync_others),
-    );
-    let settled: Vec<_> = settled?.into_iter().zip(replayed).collect();
-    let mut shards =
-        in_parallel(settled, cores(), |((place, settled), replayed)| (place, finish(settled, replayed)));
-    if source.made
-        && let Some((_, Err(error))) = shards.iter().find(|(_, shard)| shard.is_err())
-    {
-        return Err(error.clone());
-    }
-    shards.extend(damaged);
-    shards.sort_by_key(|(place, _)| *place);
-    Ok(Recovered { shards, highest_seqno, clock_high_ms })
+    let mut cut_of = |place: usize| cuts.get_mut(place).map(std::mem::take).unwrap_or_default();
+    let intact = intact.into_iter().map(|(place, recovery)| (place, recovery, cut_of(place))).collect();
+    Ok(Found { intact, damaged, highest_seqno, clock_high_ms })
 }
 
 fn is_lasting(error: &Error) -> bool {
@@ -166,8 +189,14 @@ fn finish(settled: SettledRecovery, replayed: Replayed) -> RecoveredShard {
     Ok((tree, writer))
 }
 
+/// Why a shard is not open, told to those who come for it; it is logged here.
+pub(super) fn refused(place: usize, error: &Error) -> Error {
+    tracing::error!(shard = place, error = %error, "a shard does not open; the others do");
+    error.context(format!("shard {place} is not open"))
+}
+
 /// Says what recovery found.
-fn log_recovery(summary: &RecoverySummary) {
+pub(super) fn log_recovery(summary: &RecoverySummary) {
     let shard = summary.shard.get();
     tracing::info!(
         shard,
@@ -180,7 +209,7 @@ fn log_recovery(summary: &RecoverySummary) {
         "recovered"
     );
     if let Some(discarded) = &summary.discarded {
-        tracing::warn!(shard, discarded = ?discarded, "the log's end was torn and is cut");
+        tracing::warn!(shard, discarded = ?discarded, "the log's end is torn: what lies behind it does not count");
     }
     for path in &summary.strangers {
         tracing::warn!(shard, path = %path.display(), "a file that is not ours is left alone");

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use futures_core::Stream;
 
-use super::{node_core::NodeCore, snapshot::SnapshotCore};
+use super::scan_source::{ScanSource, Scanned};
 use crate::{
     error::{Error, Result},
     key::KeyRange,
@@ -91,19 +91,19 @@ fn is_before(heads: &[Head], reverse: bool, a: usize, b: usize) -> bool {
 }
 
 impl ShardsScan {
-    /// Opens a scan of every shard. Sorts what was written since the last scan. It does not need the snapshot
+    /// Opens a scan of every shard. Sorts what was written since the last scan. It does not need the source
     /// afterwards.
     ///
     /// # Errors
     /// `Invalid` for an inverted range; why a shard cannot be read from; `Io`; `Corruption`.
-    pub(super) fn open(snapshot: &SnapshotCore, plan: &ScanPlan) -> Result<Self> {
+    pub(super) fn open(source: &dyn ScanSource, plan: &ScanPlan) -> Result<Self> {
         let &ScanPlan { ref range, reverse, limit } = plan;
         range.check()?;
         let open = |index| {
-            let scan = snapshot.scan_shard(index, range, reverse)?;
+            let scan = source.scan_shard(index, range, reverse)?;
             Ok(Head { scan, batch: PairBatch::default(), at: 0 })
         };
-        let heads = (0..snapshot.shards()).map(open).collect::<Result<Vec<_>>>()?;
+        let heads = (0..source.shards()).map(open).collect::<Result<Vec<_>>>()?;
         let batch = if limit == usize::MAX { FIRST_BATCH } else { MAX_BATCH };
         let order = LoserTree::default();
         let mut scan = Self { heads, order, reverse, left: limit, batch, returned: false };
@@ -182,9 +182,9 @@ pub struct Scan {
     state: State,
     ready: VecDeque<Pair>,
     chunk: usize,
-    core: Arc<NodeCore>,
-    /// What is scanned; taken at the first poll otherwise.
-    snapshot: Option<Arc<SnapshotCore>>,
+    scanned: Scanned,
+    /// The moment that is seen; taken at the first poll otherwise.
+    source: Option<Arc<dyn ScanSource>>,
 }
 
 enum State {
@@ -205,9 +205,9 @@ struct Fetched {
 }
 
 impl Scan {
-    pub(super) fn new(core: Arc<NodeCore>, range: KeyRange, snapshot: Option<Arc<SnapshotCore>>) -> Self {
+    pub(super) fn new(scanned: Scanned, range: KeyRange, source: Option<Arc<dyn ScanSource>>) -> Self {
         let (plan, ready) = (ScanPlan::new(range), VecDeque::new());
-        Self { plan, state: State::Start, ready, chunk: FIRST_CHUNK, core, snapshot }
+        Self { plan, state: State::Start, ready, chunk: FIRST_CHUNK, scanned, source }
     }
 
     /// Only keys that begin with `prefix`, within the range. Call it before the first poll.
@@ -233,17 +233,17 @@ impl Scan {
 
     /// Starts the next fetch on a read worker.
     fn fetch(&mut self, scan: Option<ShardsScan>) {
-        let (core, plan, chunk) = (Arc::clone(&self.core), self.plan.clone(), self.chunk);
-        let snapshot = self.snapshot.take();
+        let (scanned, plan, chunk) = (self.scanned.clone(), self.plan.clone(), self.chunk);
+        let source = self.source.take();
         self.chunk = (self.chunk * 2).min(MAX_CHUNK);
         self.state = State::Fetching(Box::pin(async move {
-            let start = match (&scan, snapshot) {
+            let start = match (&scan, source) {
                 (Some(_), _) => None,
-                (None, Some(snapshot)) => Some(snapshot),
-                (None, None) => Some(core.snapshot().await?),
+                (None, Some(source)) => Some(source),
+                (None, None) => Some(scanned.now().await?),
             };
-            core.pools
-                .read
+            scanned
+                .workers()
                 .run(move || open_or_go_on(scan, start, &plan).map(|scan| take_chunk(scan, chunk)))
                 .await?
         }));
@@ -252,12 +252,12 @@ impl Scan {
 
 fn open_or_go_on(
     scan: Option<ShardsScan>,
-    start: Option<Arc<SnapshotCore>>,
+    start: Option<Arc<dyn ScanSource>>,
     plan: &ScanPlan,
 ) -> Result<ShardsScan> {
     match (scan, start) {
         (Some(scan), _) => Ok(scan),
-        (None, Some(snapshot)) => ShardsScan::open(&snapshot, plan),
+        (None, Some(source)) => ShardsScan::open(&*source, plan),
         (None, None) => Err(Error::internal("a scan of nothing")),
     }
 }

@@ -11,6 +11,7 @@ use super::{
     node_core::{NodeCore, ShardSlot},
     read_path::{self, PointReads},
     scan::Scan,
+    scan_source::{ScanSource, Scanned},
     shard_core::ShardCore,
     snapshots::Hold,
     workers::WorkerPool,
@@ -98,7 +99,8 @@ impl Snapshot {
 
     /// Scans a range in key order over all shards; see [`Scan`] for prefix, reverse and limit.
     pub fn scan(&self, range: impl Into<KeyRange>) -> Scan {
-        Scan::new(Arc::clone(&self.core.core), range.into(), Some(Arc::clone(&self.core)))
+        let snapshot = Arc::clone(&self.core) as Arc<dyn ScanSource>;
+        Scan::new(Scanned::Node(Arc::clone(&self.core.core)), range.into(), Some(snapshot))
     }
 }
 
@@ -164,27 +166,24 @@ impl NodeCore {
 }
 
 impl SnapshotCore {
-    /// How many shards the node has.
-    pub(super) const fn shards(&self) -> usize {
-        self.shards.len()
-    }
-
-    /// Walks the entries of a range in one shard.
-    ///
-    /// # Errors
-    /// `Closed`; why the shard cannot be read from.
-    pub(super) fn scan_shard(&self, index: usize, range: &KeyRange, reverse: bool) -> Result<TreeScan> {
-        self.core.lifecycle.check_open()?;
-        let ReadPoint { at, now_ms } = self.hold.point;
-        Ok(self.shard(index)?.tree.scan(range, reverse, at, now_ms))
-    }
-
     fn shard(&self, index: usize) -> Result<&Arc<ShardCore>> {
         let shard = self.shards.get(index).and_then(Option::as_ref);
         let shard = shard.ok_or_else(|| Error::internal("a shard that is not in the snapshot"))?;
         let shard = shard.as_ref().map_err(Error::clone)?;
         shard.check_whole(self.hold.point.at)?;
         Ok(shard)
+    }
+}
+
+impl ScanSource for SnapshotCore {
+    fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    fn scan_shard(&self, index: usize, range: &KeyRange, reverse: bool) -> Result<TreeScan> {
+        self.core.lifecycle.check_open()?;
+        let ReadPoint { at, now_ms } = self.hold.point;
+        Ok(self.shard(index)?.tree.scan(range, reverse, at, now_ms))
     }
 }
 

@@ -89,12 +89,23 @@ impl Storage for DiskStorage {
     fn try_lock(&self, path: &Path) -> io::Result<Box<dyn StorageLock>> {
         let file =
             open_regular(path, OpenOptions::new().read(true).write(true).create(true).truncate(false))?;
-        // A flock belongs to the open file, not to the process, so it holds against this process too.
-        match file.try_lock() {
-            Ok(()) => Ok(Box::new(DiskLock { _file: file })),
-            Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
-            Err(TryLockError::Error(error)) => Err(error),
-        }
+        let locked = file.try_lock();
+        held(file, locked)
+    }
+
+    fn try_lock_shared(&self, path: &Path) -> io::Result<Box<dyn StorageLock>> {
+        let file = open_regular(path, OpenOptions::new().read(true))?;
+        let locked = file.try_lock_shared();
+        held(file, locked)
+    }
+}
+
+/// A flock belongs to the open file, not to the process, so it holds against this process too.
+fn held(file: File, locked: Result<(), TryLockError>) -> io::Result<Box<dyn StorageLock>> {
+    match locked {
+        Ok(()) => Ok(Box::new(DiskLock { _file: file })),
+        Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 

@@ -178,6 +178,24 @@ fn a_lock_holds_against_this_process_and_through_a_linked_directory() {
 }
 
 #[test]
+fn a_shared_lock_is_shared_and_neither_makes_nor_writes_its_file() {
+    let (disk, dir) = setup();
+    let path = dir.path().join("LOCK");
+    assert_eq!(disk.try_lock_shared(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
+    assert!(!path.exists());
+    let alone = disk.try_lock(&path).unwrap();
+    assert_eq!(disk.try_lock_shared(&path).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    drop(alone);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
+    let (first, second) = (disk.try_lock_shared(&path).unwrap(), disk.try_lock_shared(&path).unwrap());
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    drop(first);
+    assert_eq!(disk.try_lock(&path).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    drop(second);
+    disk.try_lock(&path).unwrap();
+}
+
+#[test]
 fn what_is_not_a_regular_file_is_refused_with_its_kind() {
     let (disk, dir) = setup();
     let at = |name: &str| dir.path().join(name);
@@ -199,6 +217,7 @@ fn what_is_not_a_regular_file_is_refused_with_its_kind() {
             disk.open(&path, OpenMode::Read).unwrap_err(),
             disk.open(&path, OpenMode::ReadWrite).unwrap_err(),
             disk.try_lock(&path).unwrap_err(),
+            disk.try_lock_shared(&path).unwrap_err(),
         ] {
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{name}: {error}");
             assert_eq!(error.to_string(), format!("it is {kind}, not a regular file"));

@@ -70,6 +70,13 @@ pub trait Storage: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// `WouldBlock` when somebody holds it.
     fn try_lock(&self, path: &Path) -> io::Result<Box<dyn StorageLock>>;
+
+    /// Takes a shared lock on a file that is there, without waiting: others may share it, and nobody has it
+    /// exclusively. Needs no more than the right to read the file, and changes nothing. Released as the exclusive one.
+    ///
+    /// # Errors
+    /// `NotFound`; `WouldBlock` when somebody holds it exclusively.
+    fn try_lock_shared(&self, path: &Path) -> io::Result<Box<dyn StorageLock>>;
 }
 
 /// An open file. Positions are explicit; any number of threads may use it.

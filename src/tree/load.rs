@@ -7,6 +7,7 @@ use super::{
     compaction::{DUE_PERMILLE, Levels},
     edit::TableRecord,
     lsm::Tree,
+    view::ReadView,
 };
 use crate::ids::SeqNo;
 
@@ -127,41 +128,20 @@ impl Tree {
     /// How loaded the shard is at a time, in milliseconds on the node's clock.
     pub fn load(&self, now_ms: u64) -> TreeLoad {
         let view = self.view();
-        let version = &view.version;
-        let sealed = view.sealed.iter().map(|sealed| sealed.memtable.memory_bytes() as u64);
         let (flush_running, compactions_running) =
             self.jobs.with(|state| (state.flush_running, state.compactions));
-        let urgency = version.urgency(is_at_rest(&view), now_ms);
         TreeLoad {
-            active_bytes: view.active.memory_bytes() as u64,
-            active_entries: view.active.entries() as u64,
-            active_fill_permille: view.active.fill_permille(),
-            sealed_bytes: sealed.sum(),
-            sealed_count: view.sealed.len(),
-            sealed_entries: view.sealed.iter().map(|sealed| sealed.memtable.entries() as u64).sum(),
-            l0_tables: version.levels().l0.len(),
-            level_bytes: version.level_bytes(),
-            compaction_score_permille: urgency.score_permille,
-            compaction_due: urgency.score_permille >= DUE_PERMILLE,
-            garbage_tables: version.garbage_tables(),
-            debt_bytes: urgency.debt_bytes,
             flush_running,
             flush_due: !view.sealed.is_empty() && !flush_running,
             compactions_running,
+            ..view.load(now_ms)
         }
     }
 
     /// What the tree holds and has done. Walks the list of tables.
     pub fn stats(&self) -> TreeStats {
-        let view = self.view();
-        let Levels { l0, l1, l2 } = view.version.levels();
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         TreeStats {
-            levels: [
-                level_stats(l0.len(), l0.iter().map(|table| &**table)),
-                level_stats(l1.len(), l1.iter().flatten().map(|table| &**table)),
-                level_stats(usize::from(!l2.is_empty()), l2.iter().map(|table| &**table)),
-            ],
             flushes: read(&self.counters.flushes),
             flush_bytes_written: read(&self.counters.flush_bytes_written),
             compactions: read(&self.counters.compactions),
@@ -169,8 +149,46 @@ impl Tree {
             blocks_copied: read(&self.counters.blocks_copied),
             compaction_bytes_read: read(&self.counters.compaction_bytes_read),
             compaction_bytes_written: read(&self.counters.compaction_bytes_written),
-            metadata_bytes: view.version.tables().map(|table| table.table().metadata_bytes()).sum(),
             flushed_seqno: SeqNo(read(&self.counters.flushed_seqno)),
+            ..self.view().stats()
+        }
+    }
+}
+
+impl ReadView {
+    /// What is in memory and in tables at a time, as if nothing was under way.
+    pub fn load(&self, now_ms: u64) -> TreeLoad {
+        let version = &self.version;
+        let sealed = self.sealed.iter().map(|sealed| sealed.memtable.memory_bytes() as u64);
+        let urgency = version.urgency(is_at_rest(self), now_ms);
+        TreeLoad {
+            active_bytes: self.active.memory_bytes() as u64,
+            active_entries: self.active.entries() as u64,
+            active_fill_permille: self.active.fill_permille(),
+            sealed_bytes: sealed.sum(),
+            sealed_count: self.sealed.len(),
+            sealed_entries: self.sealed.iter().map(|sealed| sealed.memtable.entries() as u64).sum(),
+            l0_tables: version.levels().l0.len(),
+            level_bytes: version.level_bytes(),
+            compaction_score_permille: urgency.score_permille,
+            compaction_due: urgency.score_permille >= DUE_PERMILLE,
+            garbage_tables: version.garbage_tables(),
+            debt_bytes: urgency.debt_bytes,
+            ..TreeLoad::default()
+        }
+    }
+
+    /// What the tables hold. Walks the list of them.
+    pub fn stats(&self) -> TreeStats {
+        let Levels { l0, l1, l2 } = self.version.levels();
+        TreeStats {
+            levels: [
+                level_stats(l0.len(), l0.iter().map(|table| &**table)),
+                level_stats(l1.len(), l1.iter().flatten().map(|table| &**table)),
+                level_stats(usize::from(!l2.is_empty()), l2.iter().map(|table| &**table)),
+            ],
+            metadata_bytes: self.version.tables().map(|table| table.table().metadata_bytes()).sum(),
+            ..TreeStats::default()
         }
     }
 }

@@ -8,6 +8,7 @@
 //!   reader ──► ReadView ──► get, scan          L0 tables ──► L1 runs ──► L2
 //!
 //!   open:  TreeRecovery::read (each shard) ──► consistent_cut (all) ──► settle (each) ──► finish (each)
+//!                                                                 └──► into_view (each), to read only
 //! ```
 
 #[cfg(test)]

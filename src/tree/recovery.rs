@@ -8,6 +8,8 @@
 //!            (the log is replayed meanwhile)
 //!   finish   flush
 //! ```
+//! Who only reads ends after the first step, with a view of what was found ([`TreeRecovery::into_view`]).
+//!
 //! IMPORTANT: this order. What was read may come from pages whose sync failed, so nothing is removed or written
 //! over on its word before it has been written and synced anew.
 
@@ -220,6 +222,26 @@ impl TreeRecovery {
         Ok(SettledRecovery { recovery: self, cut, highest_seqno, manifest, log, removed_files })
     }
 
+    /// Makes what a reader sees of it, and changes nothing on disk: for who does not settle.
+    ///
+    /// # Errors
+    /// `Corruption` when the manifest's tables do not fit together.
+    pub fn into_view(self, cut: &Cut, replayed: Replayed) -> Result<(Arc<ReadView>, RecoverySummary)> {
+        let summary = RecoverySummary { writable: false, ..self.summary(cut, &replayed, 0) };
+        let version = self.version(&self.state)?;
+        Ok((Arc::new(replayed.into_view(version)), summary))
+    }
+
+    /// The tables of a state. Reads nothing.
+    fn version(&self, state: &ManifestState) -> Result<Arc<Version>> {
+        let open = |record| TableHandle::open(&self.context, self.shard, &self.dir, Arc::clone(record));
+        let tables = state.tables.values().map(open).collect::<Result<Vec<_>>>()?;
+        let version = Version::new(tables, &self.options.picker()).map_err(|found| {
+            Error::corruption(&self.dir.join(MANIFEST_NAME), 0, "tables that fit together", found)
+        })?;
+        Ok(Arc::new(version))
+    }
+
     /// Writes the whole state anew, with what the cut adds to it.
     fn write_manifest(&mut self, cut: &Cut, highest_seqno: SeqNo) -> Result<Manifest> {
         // NOTE: at every open: a power loss while the shard was made can leave its manifest and take a directory.
@@ -292,14 +314,7 @@ impl SettledRecovery {
     pub fn finish(self, replayed: Replayed) -> Result<(Arc<Tree>, TreeWriter, RecoverySummary)> {
         let Self { recovery, cut, highest_seqno, manifest, log: (wal, sync, pool), removed_files } = self;
         let mut summary = recovery.summary(&cut, &replayed, removed_files);
-
-        let tables = manifest.state().tables.values();
-        let open =
-            |record| TableHandle::open(&recovery.context, recovery.shard, &recovery.dir, Arc::clone(record));
-        let tables = tables.map(open).collect::<Result<Vec<_>>>()?;
-        let version = Version::new(tables, &recovery.options.picker()).map_err(|found| {
-            Error::corruption(&recovery.dir.join(MANIFEST_NAME), 0, "tables that fit together", found)
-        })?;
+        let version = recovery.version(manifest.state())?;
         let Replayed { memtable, active, sealed, .. } = replayed;
         let needs_flush = !sealed.is_empty();
         let tree = Arc::new(Tree::new(TreeParts {
@@ -311,7 +326,7 @@ impl SettledRecovery {
             wal: sync,
             pool,
             manifest,
-            view: ReadView { active, sealed, version: Arc::new(version), flush_count: 0 },
+            view: ReadView { active, sealed, version, flush_count: 0 },
             recovery_unflushed: needs_flush,
         }));
         summary.writable = flush_recovered(&tree, &wal, needs_flush, highest_seqno)?;

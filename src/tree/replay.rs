@@ -2,7 +2,13 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use super::{cut::Cut, memtable_size::next_memtable, options::TreeOptions, view::SealedMemtable};
+use super::{
+    cut::Cut,
+    memtable_size::next_memtable,
+    options::TreeOptions,
+    version::Version,
+    view::{ReadView, SealedMemtable},
+};
 use crate::{
     entry::Entry,
     ids::{SegmentNumber, SeqNo},
@@ -30,6 +36,16 @@ pub struct Replayed {
     pub(super) sealed: Vec<Arc<SealedMemtable>>,
     pub(super) frames: u64,
     pub(super) entries: u64,
+}
+
+impl Replayed {
+    /// What a reader sees of it and of the tables, for ever: nothing is written behind it.
+    pub(super) fn into_view(mut self, version: Arc<Version>) -> ReadView {
+        // NOTE: the empty memtable goes, whose index would be as large as a full one's.
+        let active =
+            if self.sealed.is_empty() { self.active } else { Arc::clone(&self.sealed.remove(0).memtable) };
+        ReadView { active, sealed: self.sealed, version, flush_count: 0 }
+    }
 }
 
 /// So many entries ahead of the one that is inserted, the index's cache line is asked for.

@@ -148,6 +148,10 @@ impl Storage for MemStorage {
     fn try_lock(&self, _: &Path) -> io::Result<Box<dyn StorageLock>> {
         Err(io::ErrorKind::Unsupported.into())
     }
+
+    fn try_lock_shared(&self, _: &Path) -> io::Result<Box<dyn StorageLock>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 impl StorageFile for MemFile {

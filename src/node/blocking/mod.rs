@@ -1,12 +1,14 @@
 //! The blocking face of a node: the same operations, on any thread, with or without a runtime around it.
 //! A lone caller's write runs in its own thread.
 
+mod read_only;
 mod scan;
 mod snapshot;
 
 use std::fmt;
 
 use bytes::Bytes;
+pub use read_only::ReadOnlyNode;
 pub use scan::Scan;
 pub use snapshot::Snapshot;
 
@@ -256,7 +258,7 @@ impl Node {
 
     /// Scans a range in key order over all shards; see [`Scan`].
     pub fn scan(&self, range: impl Into<KeyRange>) -> Scan {
-        Scan::new(self.clone(), range.into(), None)
+        Scan::new(scan::Open::Node(self.clone()), range.into(), None)
     }
 
     /// On return every write acked before the call is on stable storage.

@@ -5,9 +5,9 @@ use std::{ops::ControlFlow, sync::Arc};
 use super::{
     super::{
         scan::{Pair, ScanPlan, ShardsScan},
-        snapshot::SnapshotCore,
+        scan_source::{ScanSource, Scanned},
     },
-    Node,
+    Node, ReadOnlyNode,
 };
 use crate::{error::Result, key::KeyRange};
 
@@ -15,10 +15,26 @@ use crate::{error::Result, key::KeyRange};
 /// thread, and sees all shards as they were at one moment: its snapshot's, or that of the first step. After an error
 /// it is at its end.
 pub struct Scan {
-    node: Node,
+    node: Open,
     plan: ScanPlan,
     state: State,
-    snapshot: Option<Arc<SnapshotCore>>,
+    source: Option<Arc<dyn ScanSource>>,
+}
+
+/// What is scanned, kept open.
+pub(super) enum Open {
+    Node(Node),
+    ReadOnly(ReadOnlyNode),
+}
+
+impl Open {
+    fn now(&self) -> Result<Arc<dyn ScanSource>> {
+        let scanned = match self {
+            Self::Node(node) => Scanned::Node(Arc::clone(node.node.core())),
+            Self::ReadOnly(node) => Scanned::ReadOnly(Arc::clone(node.node.core())),
+        };
+        pollster::block_on(scanned.now())
+    }
 }
 
 enum State {
@@ -28,8 +44,8 @@ enum State {
 }
 
 impl Scan {
-    pub(super) fn new(node: Node, range: KeyRange, snapshot: Option<Arc<SnapshotCore>>) -> Self {
-        Self { node, plan: ScanPlan::new(range), state: State::Start, snapshot }
+    pub(super) fn new(node: Open, range: KeyRange, source: Option<Arc<dyn ScanSource>>) -> Self {
+        Self { node, plan: ScanPlan::new(range), state: State::Start, source }
     }
 
     /// Only keys that begin with `prefix`, within the range. Call it before the first step.
@@ -75,11 +91,11 @@ impl Scan {
     /// The scan that runs; `None` at its end.
     fn running(&mut self) -> Result<Option<&mut ShardsScan>> {
         if matches!(self.state, State::Start) {
-            let snapshot = match self.snapshot.take() {
-                Some(snapshot) => snapshot,
-                None => pollster::block_on(self.node.node.core().snapshot())?,
+            let source = match self.source.take() {
+                Some(source) => source,
+                None => self.node.now()?,
             };
-            self.state = State::Running(Box::new(ShardsScan::open(&snapshot, &self.plan)?));
+            self.state = State::Running(Box::new(ShardsScan::open(&*source, &self.plan)?));
         }
         match &mut self.state {
             State::Running(scan) => Ok(Some(scan)),

@@ -5,8 +5,9 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 
 use super::{
-    super::{read_path::PointReads, snapshot::SnapshotCore},
+    super::{read_path::PointReads, scan_source::ScanSource, snapshot::SnapshotCore},
     Node, Scan,
+    scan::Open,
 };
 use crate::{error::Result, key::KeyRange};
 
@@ -59,6 +60,7 @@ impl Snapshot {
 
     /// Scans a range in key order over all shards; see [`Scan`].
     pub fn scan(&self, range: impl Into<KeyRange>) -> Scan {
-        Scan::new(self.node.clone(), range.into(), Some(Arc::clone(&self.snapshot)))
+        let snapshot = Arc::clone(&self.snapshot) as Arc<dyn ScanSource>;
+        Scan::new(Open::Node(self.node.clone()), range.into(), Some(snapshot))
     }
 }

@@ -40,12 +40,17 @@ pub enum OpKind {
     Allocate,
     /// `truncate`
     Truncate,
+    /// `try_lock_shared`
+    LockShared,
 }
 
 impl OpKind {
     /// Whether the operation can change what a reader sees or what is durable.
     pub const fn is_change(self) -> bool {
-        !matches!(self, Self::ReadDir | Self::Open | Self::Read | Self::ReadNowait | Self::Len)
+        !matches!(
+            self,
+            Self::ReadDir | Self::Open | Self::Read | Self::ReadNowait | Self::Len | Self::LockShared
+        )
     }
 
     /// Whether the operation makes something durable.

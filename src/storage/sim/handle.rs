@@ -49,6 +49,11 @@ impl Storage for SimStorage {
         let node = self.world.lock().try_lock(path)?.0;
         Ok(Box::new(SimLock { storage: self.clone(), node }))
     }
+
+    fn try_lock_shared(&self, path: &Path) -> io::Result<Box<dyn StorageLock>> {
+        let node = self.world.lock().try_lock_shared(path)?.0;
+        Ok(Box::new(SimLock { storage: self.clone(), node }))
+    }
 }
 
 struct SimFile {

@@ -566,6 +566,26 @@ fn a_lock_is_held_once_and_released_on_drop_and_by_a_crash() {
 }
 
 #[test]
+fn a_shared_lock_is_shared_by_many_and_changes_nothing() {
+    let sim = SimStorage::new(1);
+    let path = Path::new("/LOCK");
+    assert_eq!(sim.try_lock_shared(path).unwrap_err().kind(), io::ErrorKind::NotFound);
+    let alone = sim.try_lock(path).unwrap();
+    assert_eq!(sim.try_lock_shared(path).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    drop(alone);
+    let changes = sim.changes();
+    let (first, second) = (sim.try_lock_shared(path).unwrap(), sim.try_lock_shared(path).unwrap());
+    drop(first);
+    assert_eq!(sim.changes(), changes);
+    assert_eq!(sim.try_lock(path).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    let third = sim.try_lock_shared(path).unwrap();
+    drop((second, third));
+    let _alone = sim.try_lock(path).unwrap();
+    sim.fail(FaultRule::new(Fault::Fail(Errno::IO)));
+    assert_eq!(sim.try_lock_shared(path).unwrap_err().raw_os_error(), Some(Errno::IO.raw_os_error()));
+}
+
+#[test]
 fn threads_share_a_file_system() {
     let sim = SimStorage::new(1);
     std::thread::scope(|scope| {

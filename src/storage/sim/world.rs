@@ -5,7 +5,7 @@
 //! ```
 //! Every random choice of an operation comes from the seed and the operation's number alone.
 
-use std::{collections::BTreeSet, io, path::Path, sync::Arc};
+use std::{collections::BTreeMap, io, path::Path, sync::Arc};
 
 use rustix::io::Errno;
 
@@ -44,6 +44,13 @@ pub(super) struct Counts {
     pub(super) bytes_written: u64,
 }
 
+/// Who holds a lock.
+#[derive(Debug)]
+enum Holders {
+    One,
+    Sharers(usize),
+}
+
 #[derive(Debug)]
 pub(super) struct World {
     seed: u64,
@@ -56,7 +63,7 @@ pub(super) struct World {
     pub(super) counts: Counts,
     pub(super) capacity: Option<u64>,
     pub(super) cached_permille: u32,
-    locked: BTreeSet<NodeId>,
+    locked: BTreeMap<NodeId, Holders>,
 }
 
 pub(super) fn machine_is_down() -> io::Error {
@@ -76,7 +83,7 @@ impl World {
             counts: Counts::default(),
             capacity: None,
             cached_permille: CACHED_PERMILLE,
-            locked: BTreeSet::new(),
+            locked: BTreeMap::new(),
         }
     }
 
@@ -171,16 +178,37 @@ impl World {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => world.volume.create_file(path)?,
                 found => found?,
             };
-            if !world.locked.insert(id) {
+            if world.locked.contains_key(&id) {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             world.volume.opened(id)?;
+            world.locked.insert(id, Holders::One);
+            Ok(Opened(id))
+        })
+    }
+
+    pub(super) fn try_lock_shared(&mut self, path: &Path) -> io::Result<Opened> {
+        self.run(Op::new(OpKind::LockShared, path), |world, mut step| {
+            if !step.is_done()? {
+                return Err(machine_is_down());
+            }
+            let id = world.volume.lookup_file(path)?;
+            let sharers = match world.locked.get(&id) {
+                Some(Holders::One) => return Err(io::ErrorKind::WouldBlock.into()),
+                Some(Holders::Sharers(sharers)) => sharers + 1,
+                None => 1,
+            };
+            world.volume.opened(id)?;
+            world.locked.insert(id, Holders::Sharers(sharers));
             Ok(Opened(id))
         })
     }
 
     pub(super) fn unlock(&mut self, id: NodeId) {
-        self.locked.remove(&id);
+        match self.locked.get_mut(&id) {
+            Some(Holders::Sharers(sharers)) if *sharers > 1 => *sharers -= 1,
+            _ => drop(self.locked.remove(&id)),
+        }
         self.volume.closed(id, false);
     }
 
