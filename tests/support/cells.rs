@@ -16,7 +16,7 @@ pub(crate) const STRANGER: u64 = u64::MAX;
 pub(crate) type State = [u64; KEYS];
 
 /// Numbers of values for some of the keys.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cells {
     values: [Option<u64>; KEYS],
 }
@@ -53,7 +53,7 @@ impl Cells {
 }
 
 /// An operation with its results.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Op {
     /// What these keys held just before.
     pub(crate) found: Cells,
@@ -64,6 +64,19 @@ pub(crate) struct Op {
 }
 
 impl Op {
+    /// What of the operation is about one key, as far as it can be told.
+    pub(crate) fn only(&self, key: usize) -> Self {
+        let only = |cells: Cells| cells.get(key).map_or(Cells::default(), |value| Cells::of(key, value));
+        // Of several conditions nobody knows which did not hold.
+        let unlike = if self.unlike.iter().count() == 1 { only(self.unlike) } else { Cells::default() };
+        Self { found: only(self.found), unlike, written: only(self.written) }
+    }
+
+    /// Whether it reads one key and does nothing else.
+    pub(crate) fn is_get(&self) -> bool {
+        self.written.is_empty() && self.unlike.is_empty() && self.found.iter().count() == 1
+    }
+
     /// The operation whose conditions did not hold, so that it wrote nothing.
     pub(crate) fn refuted(self) -> Self {
         Self { found: self.unlike, unlike: self.found, written: Cells::default() }
@@ -76,6 +89,8 @@ pub(crate) struct Group;
 impl Object for Group {
     type State = State;
     type Op = Op;
+    /// That a key has a value. Every value is written by one operation only.
+    type Fact = (usize, u64);
 
     fn step(state: &State, op: &Op) -> Option<State> {
         let is_possible = op.found.hold_in(state) && (op.unlike.is_empty() || !op.unlike.hold_in(state));
@@ -88,6 +103,14 @@ impl Object for Group {
 
     fn is_read(op: &Op) -> bool {
         op.written.is_empty()
+    }
+
+    fn needs(op: &Op) -> impl Iterator<Item = (usize, u64)> {
+        op.found.iter().filter(|(_, value)| *value != ABSENT)
+    }
+
+    fn ends(state: &State, op: &Op) -> impl Iterator<Item = (usize, u64)> {
+        op.written.iter().map(|(key, _)| (key, state[key])).filter(|(_, value)| *value != ABSENT)
     }
 }
 
@@ -121,11 +144,5 @@ impl fmt::Display for Op {
             }
         }
         Ok(())
-    }
-}
-
-impl fmt::Debug for Op {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }

@@ -7,21 +7,36 @@
 //! At a return whose call is still in the list it has gone too far: the last choice is taken back, and the walk goes on
 //! behind it. The history is linearizable when the list is empty, and not when there is no choice left to take back.
 //!
+//! Where every value is written once, most wrong choices show at once: what overwrites a value that somebody finds later
+//! is out of the question until they have found it ([`Object::needs`]). Without this a write that is long under way, because
+//! its thread does not run, would be tried everywhere.
+//!
 //! An operation that nobody saw return may have happened or not. Its return is the moment by which it has happened or
 //! never will; when the walk comes to it, the operation is dropped.
 
-use std::{collections::HashSet, hash::Hash};
+use std::{
+    collections::{HashMap, HashSet},
+    hash::Hash,
+};
 
 /// What operations act on, one at a time.
 pub(crate) trait Object {
     type State: Clone + Eq + Hash;
     type Op;
+    /// Something that is true of a state. Once it has ended it never becomes true again.
+    type Fact: Eq + Hash;
 
     /// The state after `op`, if `op` with its results is possible in `state`.
     fn step(state: &Self::State, op: &Self::Op) -> Option<Self::State>;
 
     /// Whether the operation changes nothing in any state.
     fn is_read(op: &Self::Op) -> bool;
+
+    /// What must be true when the operation takes effect.
+    fn needs(op: &Self::Op) -> impl Iterator<Item = Self::Fact>;
+
+    /// What is true in `state`, and ends with the operation.
+    fn ends(state: &Self::State, op: &Self::Op) -> impl Iterator<Item = Self::Fact>;
 }
 
 /// An operation of a history.
@@ -55,6 +70,8 @@ pub(crate) struct Stuck<State> {
     pub(crate) blocked: usize,
     /// What else had been called by then and not taken effect.
     pub(crate) waiting: Vec<usize>,
+    /// What needs something that the blocked operation would end, and had not returned when that was called.
+    pub(crate) needing: Vec<usize>,
     /// What had taken effect, or was dropped, in this order.
     pub(crate) order: Vec<usize>,
     pub(crate) state: State,
@@ -79,6 +96,23 @@ pub(crate) fn check<O: Object>(history: &[Entry<O::Op>], initial: O::State) -> V
         }
     }
     Ok(search.linearization())
+}
+
+/// Whether `order` explains a history, so that nobody has to believe the search: it has every operation that must have
+/// happened, once, none after one that was called when it had returned, and each is possible where it stands.
+pub(crate) fn explains<O: Object>(history: &[Entry<O::Op>], initial: O::State, order: &[usize]) -> bool {
+    let mut is_left = vec![true; history.len()];
+    let (mut state, mut last_call) = (initial, 0);
+    for place in order {
+        let entry = &history[*place];
+        last_call = last_call.max(entry.called);
+        match O::step(&state, &entry.op) {
+            Some(after) if is_left[*place] && entry.returned >= last_call => state = after,
+            _ => return false,
+        }
+        is_left[*place] = false;
+    }
+    history.iter().zip(is_left).all(|(entry, is_left)| entry.is_optional || !is_left)
 }
 
 /// Calls and returns in the order of time, linked in both directions. The entry of number 0 is the head.
@@ -148,6 +182,53 @@ impl List {
     }
 }
 
+/// Who still needs which facts.
+struct Facts<O: Object> {
+    numbers: HashMap<O::Fact, usize>,
+    /// What each operation needs, by rank; nothing if it may never happen.
+    needs: Vec<Vec<usize>>,
+    /// By how many operations that are not done each fact is needed.
+    needed: Vec<usize>,
+}
+
+impl<O: Object> Facts<O> {
+    /// Of operations by rank.
+    fn new<'a>(entries: impl Iterator<Item = &'a Entry<O::Op>>) -> Self
+    where
+        O::Op: 'a,
+    {
+        let mut facts = Self { numbers: HashMap::new(), needs: vec![], needed: vec![] };
+        for entry in entries {
+            let mut needs = vec![];
+            for fact in O::needs(&entry.op).filter(|_| !entry.is_optional) {
+                let unused = facts.needed.len();
+                let number = *facts.numbers.entry(fact).or_insert(unused);
+                facts.needed.resize(facts.needed.len().max(number + 1), 0);
+                facts.needed[number] += 1;
+                needs.push(number);
+            }
+            facts.needs.push(needs);
+        }
+        facts
+    }
+
+    /// Whether an operation ends nothing that others need, who have not happened.
+    fn allow(&self, rank: usize, state: &O::State, op: &O::Op) -> bool {
+        O::ends(state, op).filter_map(|fact| self.numbers.get(&fact)).all(|number| {
+            let by_itself = usize::from(self.needs[rank].contains(number));
+            self.needed[*number] == by_itself
+        })
+    }
+
+    fn done(&mut self, rank: usize) {
+        self.needs[rank].iter().for_each(|number| self.needed[*number] -= 1);
+    }
+
+    fn undone(&mut self, rank: usize) {
+        self.needs[rank].iter().for_each(|number| self.needed[*number] += 1);
+    }
+}
+
 /// The ranks that are done, told in few words: those below `first` are, and of the others those in `words`.
 #[derive(PartialEq, Eq, Hash)]
 struct Done {
@@ -175,6 +256,7 @@ struct Search<'a, O: Object> {
     state: O::State,
     choices: Vec<Choice<O::State>>,
     cache: HashSet<(Done, O::State)>,
+    facts: Facts<O>,
     /// Where the next walk begins, if not at the head.
     resume: Option<usize>,
     /// How many choices had been made where the walk came farthest, and where that was.
@@ -193,6 +275,7 @@ impl<'a, O: Object> Search<'a, O> {
             list: List::new(&times),
             done: vec![0; places.len().div_ceil(64)],
             highest: 0,
+            facts: Facts::new(places.iter().map(|place| &history[*place])),
             places,
             state: initial,
             choices: vec![],
@@ -220,7 +303,9 @@ impl<'a, O: Object> Search<'a, O> {
                 let dropped = entry.is_optional && self.choose(rank, self.state.clone(), true);
                 return if dropped { Ok(()) } else { Err(rank) };
             }
-            if let Some(after) = O::step(&self.state, &entry.op) {
+            if let Some(after) = O::step(&self.state, &entry.op)
+                && self.facts.allow(rank, &self.state, &entry.op)
+            {
                 if self.choose(rank, after, false) {
                     return Ok(());
                 }
@@ -240,6 +325,7 @@ impl<'a, O: Object> Search<'a, O> {
         self.mark(rank);
         self.highest = self.highest.max(rank + 1);
         self.list.lift(rank);
+        self.facts.done(rank);
         if !self.cache.insert((self.told(), after.clone())) {
             self.undo(rank, highest_before);
             return false;
@@ -265,6 +351,7 @@ impl<'a, O: Object> Search<'a, O> {
     }
 
     fn undo(&mut self, rank: usize, highest_before: usize) {
+        self.facts.undone(rank);
         self.list.unlift(rank);
         self.highest = highest_before;
         self.mark(rank);
@@ -293,6 +380,7 @@ impl<'a, O: Object> Search<'a, O> {
         self.farthest = Some(Stuck {
             blocked: self.places[blocked],
             waiting: ranks.map(|rank| self.places[rank]).collect(),
+            needing: vec![],
             order: self.order().rev().take(ORDER_SHOWN).collect(),
             state: self.state.clone(),
             configurations: 0,
@@ -306,6 +394,12 @@ impl<'a, O: Object> Search<'a, O> {
     fn stuck(self) -> Stuck<O::State> {
         let mut farthest = self.farthest.expect("the search ended somewhere");
         farthest.order.reverse();
+        let blocked = &self.history[farthest.blocked];
+        let ended: HashSet<_> = O::ends(&farthest.state, &blocked.op).collect();
+        let needs = |entry: &Entry<O::Op>| O::needs(&entry.op).any(|fact| ended.contains(&fact));
+        let others = self.history.iter().enumerate().filter(|(place, _)| *place != farthest.blocked);
+        let needing = others.filter(|(_, entry)| entry.returned >= blocked.called && needs(entry));
+        farthest.needing = needing.map(|(place, _)| place).take(ORDER_SHOWN).collect();
         Stuck { configurations: self.cache.len(), ..farthest }
     }
 
@@ -318,5 +412,5 @@ impl<'a, O: Object> Search<'a, O> {
     }
 }
 
-/// How many of the operations that took effect last are told of a history that is stuck.
+/// How many of the operations that took effect last, or need something, are told of a history that is stuck.
 const ORDER_SHOWN: usize = 12;

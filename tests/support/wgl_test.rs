@@ -4,7 +4,7 @@ use crate::{
     cells::{ABSENT, Cells, Group, KEYS, Op, State},
     random::Random,
     report::{say, seed},
-    wgl::{Entry, Object, check},
+    wgl::{Entry, Object, check, explains},
 };
 
 type History = Vec<Entry<Op>>;
@@ -34,8 +34,7 @@ impl Story {
     }
 
     fn swap(self, called: u64, returned: u64, key: usize, values: (u64, u64)) -> Self {
-        let op =
-            Op { found: Cells::of(key, values.0), written: Cells::of(key, values.1), ..Op::default() };
+        let op = Op { found: Cells::of(key, values.0), written: Cells::of(key, values.1), ..Op::default() };
         self.add(called, returned, false, op)
     }
 
@@ -178,8 +177,23 @@ fn an_acked_write_that_a_death_lost_is_found() {
 fn a_check_tells_where_it_got_stuck() {
     let planted = story().put(0, 1, 0, 1).put(2, 3, 0, 2).put(4, 90, 1, 3).get(5, 6, 0, 1);
     let stuck = check::<Group>(&planted.0, State::default()).unwrap_err();
-    assert_eq!((stuck.blocked, stuck.waiting.clone(), stuck.state), (3, vec![], [2, 3, 0, 0]));
-    assert_eq!(stuck.order, [0, 1, 2]);
+    // The second put would end what the get needs.
+    assert_eq!((stuck.blocked, stuck.waiting.clone(), stuck.needing.clone()), (1, vec![], vec![3]));
+    assert_eq!((stuck.order.clone(), stuck.state), (vec![0], [1, 0, 0, 0]));
+    let unwritten = story().put(0, 1, 0, 1).put(0, 1, 1, 2).get(2, 3, 0, 9);
+    let stuck = check::<Group>(&unwritten.0, State::default()).unwrap_err();
+    assert_eq!((stuck.blocked, stuck.needing.clone(), stuck.state), (2, vec![], [1, 2, 0, 0]));
+    assert_eq!(stuck.order.len(), 2);
+}
+
+#[test]
+fn an_order_that_explains_nothing_is_not_taken_for_an_explanation() {
+    let told = story().put(0, 1, 0, 1).put(2, 3, 0, 2).get(2, 5, 0, 2).put_in_flight(2, 9, 0, 3);
+    let explains = |order: &[usize]| explains::<Group>(&told.0, State::default(), order);
+    assert!(explains(&[0, 1, 2]) && explains(&[0, 1, 2, 3]) && explains(&[0, 3, 1, 2]));
+    assert!(!explains(&[0, 2, 1]), "the get does not find its value");
+    assert!(!explains(&[1, 0, 2]) && !explains(&[1, 2, 0]), "one had returned when the other was called");
+    assert!(!explains(&[0, 1]) && !explains(&[0, 0, 1, 2]), "one is missing, or there twice");
 }
 
 /// A history of a few operations at random times that a group that is one object could have had: each takes effect
@@ -234,8 +248,7 @@ fn some_order_holds(history: &History, done: u32, state: State) -> bool {
         // Those that had to happen before this was called never do.
         let gone = left().filter(|(_, other)| other.is_optional && other.returned < entry.called);
         let rest = gone.fold(rest, |rest, (place, _)| rest | 1 << place);
-        is_first
-            && Group::step(&state, &entry.op).is_some_and(|after| some_order_holds(history, rest, after))
+        is_first && Group::step(&state, &entry.op).is_some_and(|after| some_order_holds(history, rest, after))
     })
 }
 
@@ -254,6 +267,8 @@ fn the_checker_agrees_with_one_that_tries_every_order() {
         assert!(expected || is_distorted, "DBEX_TEST_SEED={seed}: this did happen: {history:?}");
         let found = check::<Group>(&history, [ABSENT; KEYS]);
         assert_eq!(found.is_ok(), expected, "DBEX_TEST_SEED={seed}: {history:?}");
+        let explanation = found.map(|found| explains::<Group>(&history, [ABSENT; KEYS], &found.order));
+        assert!(explanation.unwrap_or(true), "DBEX_TEST_SEED={seed}: {history:?}");
         if expected { accepted += 1 } else { rejected += 1 }
     }
     say(format_args!(
