@@ -179,21 +179,23 @@ fn be_client(
     }
 }
 
-/// Plants an anomaly in every group that has a place for it, each in a history of its own: all must be rejected.
-/// Returns how many there were.
-fn plant_everywhere(groups: &BTreeMap<u32, History>, seed: u64, plant: Plant) -> usize {
+/// Plants a stale get in every other group, and half a batch in the others, each in a history of its own: all must be
+/// rejected. Returns how many there were of each.
+fn plant_everywhere(groups: &BTreeMap<u32, History>, seed: u64) -> [usize; 2] {
     let results = for_each_group(groups, |group, history| {
         let mut random = Random::new(derive(seed, group.into()));
-        let Some(planted) = plant(history, &mut random) else { return 0 };
+        let kind = usize::from(group % 2 == 1);
+        let plant: Plant = [stale_get, half_a_batch][kind];
+        let Some(planted) = plant(history, &mut random) else { return [0, 0] };
         assert!(
             check_group(group, &planted.history).is_err(),
             "what was planted in group {group} was not found, DBEX_TEST_SEED={seed}: {}, which was {}",
             show_entry(&planted.history[planted.place]),
             history[planted.place].op
         );
-        1
+        [1 - kind, kind]
     });
-    results.into_iter().sum()
+    results.into_iter().fold([0, 0], |sum, found| [sum[0] + found[0], sum[1] + found[1]])
 }
 
 /// What a run has shown.
@@ -277,8 +279,9 @@ fn check_recorded(dir: &Path, seed: u64, totals: &mut Totals) -> Result<(), Stri
     let explained: Vec<_> = explained.into_iter().collect::<Result<_, _>>()?;
     let checked = now();
     totals.add(&recorded, &explained);
-    totals.stale_gets += plant_everywhere(&recorded.groups, seed, stale_get);
-    totals.half_batches += plant_everywhere(&recorded.groups, seed, half_a_batch);
+    let [stale_gets, half_batches] = plant_everywhere(&recorded.groups, seed);
+    totals.stale_gets += stale_gets;
+    totals.half_batches += half_batches;
     totals.checking_ns += checked - began;
     totals.planting_ns += now() - checked;
     Ok(())
@@ -318,5 +321,5 @@ fn every_history_of_three_faces_and_many_kills_is_linearizable() {
         "writes in flight at a kill have two ends"
     );
     assert!(totals.half_batches > 0, "no half batch was planted");
-    assert!(totals.stale_gets > totals.groups / 2, "hardly a stale get was planted");
+    assert!(totals.stale_gets > totals.groups / 4, "hardly a stale get was planted");
 }
