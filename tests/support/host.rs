@@ -199,7 +199,7 @@ fn open(dir: &Path) -> Node {
 
 fn be_client(node: &Node, orders: &Orders, number: usize, yet_to_look: &AtomicUsize) {
     let mut client = Client::new(&histories(&orders.dir), orders.seed, orders.life, number);
-    let mut handle = HandleFace::new(node, number % 2 == 0);
+    let mut handle = HandleFace::new(node, number.is_multiple_of(2));
     let mut messages = MessagesFace::new(node, derive(orders.seed, u64::try_from(number).unwrap()));
     let mut has_looked = false;
     for count in 1_usize.. {

@@ -223,3 +223,44 @@ impl<'a> Reader<'a> {
         Ok(cells)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A put of client 1 in life 0 that returned, or was in flight, as a recording has it that was cut off after so many
+    /// bytes.
+    fn read_cut(bytes: usize) -> (usize, Recorded) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut recorder = Recorder::create(dir.path(), 0, 1);
+        let (id, op) = (operation_id(0, 1, 7), Op { written: Cells::of(2, 7), ..Op::default() });
+        recorder.called(id, 3, &op);
+        recorder.returned(id, &Outcome::TookEffect(Op { found: Cells::of(2, 5), ..op }));
+        let path = dir.path().join("life0000-client001");
+        let length = fs::metadata(&path).unwrap().len();
+        recorder.file.set_len(length.min(bytes as u64)).unwrap();
+        note_death(dir.path(), 0, u64::MAX);
+        (usize::try_from(length).unwrap(), Recorded::read(dir.path()))
+    }
+
+    #[test]
+    fn what_a_kill_cut_off_had_not_begun_or_had_not_returned() {
+        let (length, whole) = read_cut(usize::MAX);
+        let entry = &whole.groups[&3][0];
+        assert!(!entry.is_optional && entry.called <= entry.returned && entry.returned < u64::MAX);
+        assert_eq!((entry.op.found, entry.op.written), (Cells::of(2, 5), Cells::of(2, 7)));
+        assert_eq!((parts_of(entry.id), whole.returned[&1]), ((0, 1, 7), 1));
+        let mut in_flight = 0;
+        for bytes in 0..length {
+            let (_, cut) = read_cut(bytes);
+            let left = cut.groups.values().flatten().count();
+            assert!(left <= 1 && left == cut.in_flight && cut.returned.is_empty(), "cut at {bytes}");
+            assert!(
+                cut.groups.values().flatten().all(|entry| entry.is_optional && entry.returned == u64::MAX)
+            );
+            in_flight += left;
+        }
+        // The first record is cut short at its own bytes only.
+        assert!(in_flight > 0 && in_flight < length, "{in_flight} of {length}");
+    }
+}

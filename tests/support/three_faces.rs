@@ -106,7 +106,7 @@ impl HandleFace {
                 let order = ScanOrder {
                     range: (..).into(),
                     prefix: Some(prefix(group)),
-                    reverse: id % 2 == 0,
+                    reverse: id.is_multiple_of(2),
                     limit: None,
                 };
                 let pairs = face.scan(&order).take(KEYS + 1)?;
@@ -119,7 +119,7 @@ impl HandleFace {
     fn compare_and_swap(&self, group: u32, id: u64, key: usize, expected: u64) -> Answer {
         let (name, value) = (key_bytes(group, key), value_bytes(id));
         match expected_bytes(expected) {
-            None if id % 2 == 0 => unless_conflict(self.face.put_if_absent(&name, &value)),
+            None if id.is_multiple_of(2) => unless_conflict(self.face.put_if_absent(&name, &value)),
             None => Ok(Found::done_if(self.face.compare_and_swap(&name, Expected::Absent, &value)?)),
             Some(expected) => {
                 Ok(Found::done_if(self.face.compare_and_swap(&name, Expected::Value(&expected), &value)?))
@@ -183,7 +183,7 @@ impl MessagesFace {
             Ask::Scan => {
                 let (from, to) = (key_bytes(group, 0), key_bytes(group, KEYS));
                 let scan = Scan::new(from..to, KEYS + 1);
-                let pairs = self.send(if id % 2 == 0 { scan.reverse() } else { scan })?;
+                let pairs = self.send(if id.is_multiple_of(2) { scan.reverse() } else { scan })?;
                 scanned(group, pairs.iter().map(|(key, value)| (&key[..], &value[..])))
             }
             Ask::PutIfPresent(_) | Ask::Swap(_) | Ask::Take(_) => unreachable!("there is no message for it"),
@@ -243,7 +243,7 @@ impl RespFace {
             Ask::Put { key, .. } => vec![b"SET".into(), key_bytes(group, key), value],
             Ask::PutIfPresent(key) => vec![b"SET".into(), key_bytes(group, key), value, b"XX".into()],
             Ask::Delete(key) => vec![b"DEL".into(), key_bytes(group, key)],
-            Ask::Swap(key) if id % 2 == 0 => vec![b"GETSET".into(), key_bytes(group, key), value],
+            Ask::Swap(key) if id.is_multiple_of(2) => vec![b"GETSET".into(), key_bytes(group, key), value],
             Ask::Swap(key) => vec![b"SET".into(), key_bytes(group, key), value, b"GET".into()],
             Ask::Take(key) => vec![b"GETDEL".into(), key_bytes(group, key)],
             Ask::CompareAndSwap { key, expected: ABSENT } => {

@@ -124,9 +124,9 @@ fn show_stuck(history: &History, stuck: &Stuck<State>) -> String {
     let mut list = |title: &str, places: &[usize]| {
         if !places.is_empty() {
             let _ = write!(text, "\n{title}");
-            places.iter().for_each(|place| {
+            for place in places {
                 let _ = write!(text, "\n  {}", show_entry(&history[*place]));
-            });
+            }
         }
     };
     list("The longest order that fits ends with", &stuck.order);

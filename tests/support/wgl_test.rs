@@ -208,8 +208,8 @@ fn random_history(random: &mut Random) -> History {
         let is_optional = random.permille(250);
         let (called, returned) = (moment - random.next() % 5, moment + random.next() % 5);
         let mut op = Op::default();
-        for key in 0..2 {
-            op.found = if random.permille(350) { op.found.and(key, state[key]) } else { op.found };
+        for (key, held) in state.iter().enumerate().take(2) {
+            op.found = if random.permille(350) { op.found.and(key, *held) } else { op.found };
             op.written = if random.permille(350) { op.written.and(key, value) } else { op.written };
         }
         if random.permille(150) {
