@@ -220,6 +220,7 @@ struct Totals {
     planting_ns: u64,
     groups: usize,
     configurations: usize,
+    most_configurations: usize,
     in_flight: usize,
     dropped: usize,
     refused: usize,
@@ -244,6 +245,8 @@ impl Totals {
         self.refuted +=
             entries.filter(|entry| !entry.op.unlike.is_empty() && entry.op.written.is_empty()).count();
         self.configurations += explained.iter().map(|done| done.configurations).sum::<usize>();
+        let most = explained.iter().map(|done| done.most_configurations).max();
+        self.most_configurations = self.most_configurations.max(most.unwrap_or(0));
         self.dropped += explained.iter().map(|done| done.dropped).sum::<usize>();
     }
 
@@ -262,12 +265,13 @@ impl Totals {
             self.unknown,
         ));
         say(format_args!(
-            "linearizable: {} groups explained in {:.1} s by {} configurations; of {} writes in flight at a kill {} \
+            "linearizable: {} groups explained in {:.1} s by {} configurations ({} at the most); of {} writes in flight at a kill {} \
              never happened; planted and found in {:.1} s: {} stale gets, {} half batches; tables left in L0 to L2: {:?}; \
              DBEX_TEST_SEED={seed}",
             self.groups,
             seconds(self.checking_ns),
             self.configurations,
+            self.most_configurations,
             self.in_flight,
             self.dropped,
             seconds(self.planting_ns),

@@ -28,6 +28,8 @@ const THREADS: usize = 2;
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Explained {
     pub(crate) configurations: usize,
+    /// Of the part that needed most.
+    pub(crate) most_configurations: usize,
     /// Writes in flight at a kill that never happened, of those of the group.
     pub(crate) dropped: usize,
 }
@@ -77,6 +79,7 @@ pub(crate) fn check_group(group: u32, history: &[Entry<Op>]) -> Result<Explained
             "group {group}, {part}: a wrong order"
         );
         explained.configurations += found.configurations;
+        explained.most_configurations = explained.most_configurations.max(found.configurations);
         explained.dropped = found.dropped;
     }
     Ok(explained)
@@ -120,7 +123,8 @@ pub(crate) fn show_entry(entry: &Entry<Op>) -> String {
 /// What happened around the place where no order explains a history any more.
 fn show_stuck(history: &History, stuck: &Stuck<State>) -> String {
     let state: Vec<_> = stuck.state.iter().map(|value| ShowValue(*value).to_string()).collect();
-    let mut text = format!("not linearizable ({} configurations looked at).", stuck.configurations);
+    let verdict = if stuck.is_undecided { "given up, probably not linearizable" } else { "not linearizable" };
+    let mut text = format!("{verdict} ({} configurations looked at).", stuck.configurations);
     let mut list = |title: &str, places: &[usize]| {
         if !places.is_empty() {
             let _ = write!(text, "\n{title}");

@@ -76,7 +76,13 @@ pub(crate) struct Stuck<State> {
     pub(crate) order: Vec<usize>,
     pub(crate) state: State,
     pub(crate) configurations: usize,
+    /// The search was given up, so that there may be an explanation all the same.
+    pub(crate) is_undecided: bool,
 }
+
+/// A search that has looked at so many configurations is given up. Histories that can be explained need a few for each
+/// operation; to rule out every explanation of one that cannot may take more than memory holds.
+const MOST_CONFIGURATIONS: usize = 2_000_000;
 
 /// What a check says.
 pub(crate) type Verdict<State> = Result<Linearization, Box<Stuck<State>>>;
@@ -90,8 +96,9 @@ pub(crate) fn check<O: Object>(history: &[Entry<O::Op>], initial: O::State) -> V
     while let Some(node) = search.list.first() {
         if let Err(blocked) = search.advance(node) {
             search.note_depth(blocked);
-            if !search.take_back() {
-                return Err(Box::new(search.stuck()));
+            let is_undecided = search.cache.len() > MOST_CONFIGURATIONS;
+            if is_undecided || !search.take_back() {
+                return Err(Box::new(search.stuck(is_undecided)));
             }
         }
     }
@@ -384,6 +391,7 @@ impl<'a, O: Object> Search<'a, O> {
             order: self.order().rev().take(ORDER_SHOWN).collect(),
             state: self.state.clone(),
             configurations: 0,
+            is_undecided: false,
         });
     }
 
@@ -391,7 +399,7 @@ impl<'a, O: Object> Search<'a, O> {
         self.choices.iter().filter(|choice| !choice.is_dropped).map(|choice| self.places[choice.rank])
     }
 
-    fn stuck(self) -> Stuck<O::State> {
+    fn stuck(self, is_undecided: bool) -> Stuck<O::State> {
         let mut farthest = self.farthest.expect("the search ended somewhere");
         farthest.order.reverse();
         let blocked = &self.history[farthest.blocked];
@@ -400,7 +408,7 @@ impl<'a, O: Object> Search<'a, O> {
         let others = self.history.iter().enumerate().filter(|(place, _)| *place != farthest.blocked);
         let needing = others.filter(|(_, entry)| entry.returned >= blocked.called && needs(entry));
         farthest.needing = needing.map(|(place, _)| place).take(ORDER_SHOWN).collect();
-        Stuck { configurations: self.cache.len(), ..farthest }
+        Stuck { configurations: self.cache.len(), is_undecided, ..farthest }
     }
 
     fn linearization(&self) -> Linearization {
