@@ -82,7 +82,7 @@ pub(crate) struct Stuck<State> {
 
 /// A search that has looked at so many configurations is given up. Histories that can be explained need a few for each
 /// operation; to rule out every explanation of one that cannot may take more than memory holds.
-const MOST_CONFIGURATIONS: usize = 2_000_000;
+const MOST_CONFIGURATIONS: usize = 5_000_000;
 
 /// What a check says.
 pub(crate) type Verdict<State> = Result<Linearization, Box<Stuck<State>>>;
