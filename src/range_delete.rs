@@ -57,6 +57,11 @@ pub fn is_before_end(key: &[u8], end: &[u8]) -> bool {
 }
 
 impl Piece {
+    /// What it takes in memory, about.
+    pub fn memory_bytes(&self) -> usize {
+        size_of::<Self>() + self.start.len() + self.end.len() + size_of_val(self.seqnos.as_slice())
+    }
+
     /// The newest delete up to a position.
     #[inline]
     pub fn newest(&self, at: SeqNo) -> Option<SeqNo> {
@@ -104,10 +109,7 @@ impl RangeDeletes {
 
     /// What it takes in memory, about.
     pub fn memory_bytes(&self) -> usize {
-        let piece = |piece: &Piece| {
-            size_of::<Piece>() + piece.start.len() + piece.end.len() + size_of_val(piece.seqnos.as_slice())
-        };
-        self.pieces.iter().map(piece).sum()
+        self.pieces.iter().map(Piece::memory_bytes).sum()
     }
 
     /// The lowest and the highest sequence number; `None` when it is empty.
@@ -202,20 +204,30 @@ impl RangeDeletes {
         }
     }
 
-    /// All of these sets together.
-    pub fn union_all<'a>(sets: impl IntoIterator<Item = &'a Self>) -> Self {
-        let mut sets: Vec<Self> = sets.into_iter().cloned().collect();
+    /// All of these sets together, of each piece those deletes that `keep` leaves.
+    // IMPORTANT: on the way, too, not only at the end: many deletes of one range above many small ones would be repeated
+    // in each of these.
+    pub fn union_all<'a>(
+        sets: impl IntoIterator<Item = &'a Self>,
+        mut keep: impl FnMut(&Piece) -> Vec<SeqNo>,
+    ) -> Self {
+        let mut sets: Vec<Self> = sets.into_iter().map(|set| set.filtered(&mut keep)).collect();
         // NOTE: by pairs, so that each piece is looked at as often as the sets can be halved.
         while sets.len() > 1 {
             sets = sets
                 .chunks(2)
                 .map(|pair| match pair {
-                    [a, b] => a.union(b),
+                    [a, b] => a.union(b).filtered(&mut keep),
                     alone => alone.first().cloned().unwrap_or_default(),
                 })
                 .collect();
         }
         sets.pop().unwrap_or_default()
+    }
+
+    /// All pieces and all their sequence numbers: what looking through it costs.
+    pub fn weight(&self) -> usize {
+        self.pieces.iter().map(|piece| 1 + piece.seqnos.len()).sum()
     }
 
     /// What of it lies from `start` on and before `end`; see [`Piece`] for empty bounds.
@@ -280,11 +292,24 @@ fn left(piece: Piece, rest: &mut impl Iterator<Item = Piece>) -> Option<Piece> {
 }
 
 /// Both lists in one, the newest first, without doubles.
-fn merged(a: &[SeqNo], b: &[SeqNo]) -> Vec<SeqNo> {
-    let mut all = [a, b].concat();
-    all.sort_unstable_by(|a, b| b.cmp(a));
-    all.dedup();
+fn merged(mut a: &[SeqNo], mut b: &[SeqNo]) -> Vec<SeqNo> {
+    let mut all = Vec::with_capacity(a.len() + b.len());
+    while let (Some((first_a, rest_a)), Some((first_b, rest_b))) = (a.split_first(), b.split_first()) {
+        all.push(*first_a.max(first_b));
+        match first_a.cmp(first_b) {
+            Ordering::Greater => a = rest_a,
+            Ordering::Less => b = rest_b,
+            Ordering::Equal => (a, b) = (rest_a, rest_b),
+        }
+    }
+    all.extend_from_slice(a);
+    all.extend_from_slice(b);
     all
+}
+
+/// Keeps the newest of a piece's deletes.
+pub fn only_newest(piece: &Piece) -> Vec<SeqNo> {
+    piece.seqnos.first().copied().into_iter().collect()
 }
 
 #[cfg(test)]
@@ -301,7 +326,7 @@ mod tests {
     /// Of the keys from `a` to before `b`; 0 stands for no bound on either side.
     fn set_of(deletes: &[Delete]) -> RangeDeletes {
         let one = |(start, end, seqno): &Delete| RangeDeletes::one(key(*start), key(*end), SeqNo(*seqno));
-        RangeDeletes::union_all(&deletes.iter().map(one).collect::<Vec<_>>())
+        RangeDeletes::union_all(&deletes.iter().map(one).collect::<Vec<_>>(), |piece| piece.seqnos.clone())
     }
 
     fn newest(deletes: &[Delete], at_key: u8, at: u64) -> Option<SeqNo> {
@@ -358,6 +383,16 @@ mod tests {
         assert_eq!(set_of(&[(1, 3, 5), (4, 9, 5)]).pieces().len(), 2);
         let newest = set_of(&[(1, 9, 5), (3, 4, 7)]).filtered(|piece| vec![piece.seqnos[0].min(SeqNo(5))]);
         assert_eq!(newest, set_of(&[(1, 9, 5)]));
+    }
+
+    #[test]
+    fn many_deletes_of_one_range_above_many_small_ones_stay_few() {
+        let small = (1u8..=200).map(|n| RangeDeletes::one(key(n), key(n + 1), SeqNo(u64::from(n))));
+        let wide = (0..200).map(|n| RangeDeletes::one(key(0), key(0), SeqNo(1_000 + n)));
+        let all: Vec<_> = small.chain(wide).collect();
+        let set = RangeDeletes::union_all(&all, only_newest);
+        assert_eq!(set, RangeDeletes::one(key(0), key(0), SeqNo(1_199)));
+        assert_eq!(set.weight(), 2);
     }
 
     #[test]

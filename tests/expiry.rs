@@ -259,6 +259,7 @@ fn what_expired_leaves_memory_though_nothing_is_written() {
     }
     assert_eq!(entries(&node), (0, 300));
     wall.pass(TTL);
+    wall.pass(Duration::from_secs(6));
     wait_for(&node, &wall, 0, 0);
     node.close().unwrap();
     assert_eq!(open(&dir, &wall).scan(..).count(), 0);

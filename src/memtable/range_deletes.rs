@@ -1,5 +1,5 @@
-//! The range deletes of a memtable: a few sets of pieces, large ones first, merged as they come so that each has more
-//! than twice the pieces of the next. One writer replaces the list, any number of readers look at it as it is.
+//! The range deletes of a memtable: a few sets of pieces, heavy ones first, merged as they come so that each weighs more
+//! than twice the next. One writer replaces the list, any number of readers look at it as it is.
 
 use std::sync::{
     Arc,
@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::{ids::SeqNo, range_delete::RangeDeletes};
 
-/// Large ones first.
+/// Heavy ones first.
 pub(super) type Sets = Vec<Arc<RangeDeletes>>;
 
 #[derive(Default)]
@@ -44,17 +44,22 @@ impl MemtableDeletes {
         self.sets.load_full()
     }
 
-    /// Adds a delete; the writer only. On return readers find it. Returns by how much the memory has grown.
-    pub(super) fn add(&self, start: Bytes, end: Bytes, seqno: SeqNo) -> isize {
-        let bytes = |sets: &Sets| sets.iter().map(|set| set.memory_bytes()).sum::<usize>();
+    /// Adds a delete; the writer only, which keeps the `weights` of the sets. On return readers find it. Returns by how
+    /// much the memory has grown.
+    pub(super) fn add(&self, weights: &mut Vec<usize>, start: Bytes, end: Bytes, seqno: SeqNo) -> isize {
         let mut sets = Sets::clone(&self.sets.load());
-        let before = bytes(&sets);
         let mut new = Arc::new(RangeDeletes::one(start, end, seqno));
-        while let Some(last) = sets.pop_if(|last| last.pieces().len() <= 2 * new.pieces().len()) {
+        let (mut weight, mut gone) = (new.weight(), 0);
+        while weights.pop_if(|last| *last <= 2 * weight).is_some()
+            && let Some(last) = sets.pop()
+        {
+            gone += last.memory_bytes();
             new = Arc::new(last.union(&new));
+            weight = new.weight();
         }
+        let grown = new.memory_bytes().cast_signed() - gone.cast_signed();
         sets.push(new);
-        let grown = bytes(&sets).cast_signed() - before.cast_signed();
+        weights.push(weight);
         self.sets.store(Arc::new(sets));
         self.any.store(true, Ordering::Release);
         grown

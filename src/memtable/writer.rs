@@ -29,8 +29,14 @@ pub fn memtable(options: MemtableOptions) -> (MemtableWriter, Arc<Memtable>) {
     let largest_chunk = (options.arena_bytes / 8).clamp(SMALLEST_CHUNK, LARGEST_CHUNK);
     let writer = ArenaWriter::new(options.index_slots, largest_chunk);
     let memtable = Arc::new(Memtable::new(Arc::clone(writer.arena())));
-    let (arena_bytes, delete_bytes) = (options.arena_bytes, 0);
-    (MemtableWriter { writer, memtable: Arc::clone(&memtable), arena_bytes, delete_bytes }, memtable)
+    let writer = MemtableWriter {
+        writer,
+        memtable: Arc::clone(&memtable),
+        arena_bytes: options.arena_bytes,
+        delete_bytes: 0,
+        delete_weights: vec![],
+    };
+    (writer, memtable)
 }
 
 /// Adds entries to a memtable. There is one, and the shard's turn owns it.
@@ -38,8 +44,9 @@ pub struct MemtableWriter {
     writer: ArenaWriter,
     memtable: Arc<Memtable>,
     arena_bytes: usize,
-    /// What the range deletes take.
+    /// What the range deletes take, and what each of their sets weighs.
     delete_bytes: usize,
+    delete_weights: Vec<usize>,
 }
 
 impl MemtableWriter {
@@ -87,7 +94,7 @@ impl MemtableWriter {
     fn delete_range(&mut self, entry: &Entry<'_>) {
         let (start, end) = (Bytes::copy_from_slice(entry.key), Bytes::copy_from_slice(entry.value));
         let bound_bytes = start.len() + end.len();
-        let grown = self.memtable.deletes.add(start, end, entry.seqno);
+        let grown = self.memtable.deletes.add(&mut self.delete_weights, start, end, entry.seqno);
         self.delete_bytes = self.delete_bytes.saturating_add_signed(grown);
         self.writer.arena().counters.add_range_delete(entry.seqno, bound_bytes, grown);
     }

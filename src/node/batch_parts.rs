@@ -13,7 +13,12 @@ use super::{
     router::Router,
     write_batch::{RangeItem, WriteBatch},
 };
-use crate::{ids::SeqNo, key::KeyHash, range_delete::RangeDeletes, tree::WriteOp};
+use crate::{
+    ids::SeqNo,
+    key::KeyHash,
+    range_delete::{RangeDeletes, only_newest},
+    tree::WriteOp,
+};
 
 /// A batch and its participants, ascending. Of several writes of one key only the last is left.
 #[derive(Debug)]
@@ -198,20 +203,26 @@ fn parts_of(writes: &[RoutedWrite], conditions: &[RoutedCondition], everywhere: 
     }
 }
 
-/// The range deletes that hold any key.
+/// Ranges that do not overlap, and hold the keys that the batch's range deletes do: they happen at one moment.
 fn bounds_of_range_deletes(batch: &WriteBatch) -> Vec<(Bytes, Bytes)> {
-    batch.range_deletes().iter().filter_map(|delete| delete.range.half_open()).collect()
+    let deletes = range_deletes_of(batch, |_| SeqNo(0));
+    deletes.pieces().iter().map(|piece| (piece.start.clone(), piece.end.clone())).collect()
+}
+
+/// The range deletes of a batch, under the numbers that they are given.
+fn range_deletes_of(batch: &WriteBatch, number: impl Fn(&RangeItem) -> SeqNo) -> RangeDeletes {
+    let one = |delete: &RangeItem| {
+        let (start, end) = delete.range.half_open()?;
+        Some(RangeDeletes::one(start, end, number(delete)))
+    };
+    let deletes: Vec<_> = batch.range_deletes().iter().filter_map(one).collect();
+    RangeDeletes::union_all(&deletes, only_newest)
 }
 
 /// Takes out the writes that a later range delete of the batch removes.
 fn drop_deleted(batch: &WriteBatch, writes: &mut Vec<RoutedWrite>) {
-    let one = |delete: &RangeItem| {
-        let (start, end) = delete.range.half_open()?;
-        Some(RangeDeletes::one(start, end, SeqNo(delete.writes_before as u64)))
-    };
-    let deletes: Vec<_> = batch.range_deletes().iter().filter_map(one).collect();
+    let deletes = range_deletes_of(batch, |delete| SeqNo(delete.writes_before as u64));
     if !deletes.is_empty() {
-        let deletes = RangeDeletes::union_all(&deletes);
         writes.retain(|write| {
             let deleted = deletes.covering(batch.write(write.number).0, SeqNo::MAX);
             deleted.is_none_or(|writes_before| write.number as u64 >= writes_before.get())

@@ -25,6 +25,9 @@ use super::{
     shard_place::{RETRY_AFTER, ShardPlace},
 };
 
+/// A memtable is sealed when all its expiring values have been expired for so long: where values live for a moment only,
+/// new ones keep it open.
+const EXPIRED_FOR_MS: u64 = 5_000;
 /// How often the shards are looked at when nothing calls for it.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -80,7 +83,7 @@ impl Coordinator {
 
     /// Has memtables whose values have expired sealed: where nothing is written nobody else would.
     fn seal_what_has_expired(&self) {
-        let now_ms = self.core.readers().now_ms;
+        let now_ms = self.core.readers().now_ms.saturating_sub(EXPIRED_FOR_MS);
         for shard in self.core.open_shards().filter(|shard| shard.tree.view().active_has_expired(now_ms)) {
             self.core.accountant.seal_at_next_turn(shard.index);
             shard.nudge();

@@ -42,6 +42,7 @@ mod node_clock;
 mod node_core;
 mod node_file;
 mod open;
+mod open_scans;
 pub(crate) mod options;
 mod parallel;
 mod pin;

@@ -27,6 +27,7 @@ use super::{
     grant::GrantBook,
     node_clock::NodeClock,
     node_file::NodeRecord,
+    open_scans::OpenScans,
     options::NodeOptions,
     router::Router,
     shard_core::ShardCore,
@@ -78,6 +79,7 @@ pub(super) struct NodeCore {
     pub counters: Counters,
     /// The positions that snapshots read at.
     pub snapshots: Arc<Snapshots>,
+    pub open_scans: Arc<OpenScans>,
     next_seqno: AtomicU64,
     clock: NodeClock,
 }
@@ -204,6 +206,7 @@ impl NodeCore {
             memory_freed: Notify::new(),
             counters: Counters::default(),
             snapshots: Arc::default(),
+            open_scans: Arc::default(),
             next_seqno: AtomicU64::new(parts.next_seqno.get()),
             clock: NodeClock::new(Arc::clone(&env.clock), parts.clock_high_ms),
             options,
@@ -271,7 +274,7 @@ impl NodeCore {
                     active: load.active_bytes,
                     sealed: load.sealed_bytes,
                     takes_writes: shard.seems_well(),
-                    is_empty: load.active_entries == 0,
+                    is_empty: load.active_is_empty,
                 }
             }
             Err(_) => Holding::default(),

@@ -13,7 +13,8 @@ pub(super) fn delete_range(range: KeyRange) -> WriteBatch {
 }
 
 impl Node {
-    /// Removes all keys in a range at one moment, in all shards: readers find all of them or none. It costs one record a
+    /// Removes all keys in a range at one moment, in all shards: a snapshot, a scan or a `multi_get` finds all of them or
+    /// none. It costs one record a
     /// shard, however many keys there are; compaction takes back their space. [`WriteBatch::delete_range`] does the
     /// same beside other writes, on conditions, or with another durability than the node's.
     ///

@@ -11,7 +11,10 @@ use std::{
 use bytes::Bytes;
 use futures_core::Stream;
 
-use super::scan_source::{ScanSource, Scanned};
+use super::{
+    open_scans::OpenScan,
+    scan_source::{ScanSource, Scanned},
+};
 use crate::{
     error::{Error, Result},
     key::KeyRange,
@@ -55,6 +58,8 @@ pub(super) struct ShardsScan {
     batch: usize,
     /// Whether the first head was returned, and has to move on first.
     returned: bool,
+    /// Tells that it is under way.
+    _open: Option<OpenScan>,
 }
 
 /// Where one shard's scan stands.
@@ -106,7 +111,8 @@ impl ShardsScan {
         let heads = (0..source.shards()).map(open).collect::<Result<Vec<_>>>()?;
         let batch = if limit == usize::MAX { FIRST_BATCH } else { MAX_BATCH };
         let order = LoserTree::default();
-        let mut scan = Self { heads, order, reverse, left: limit, batch, returned: false };
+        let _open = source.begin_scan();
+        let mut scan = Self { heads, order, reverse, left: limit, batch, returned: false, _open };
         if limit == 0 {
             return Ok(scan);
         }

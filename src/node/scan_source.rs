@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{node_core::NodeCore, read_only::ReadOnlyCore, workers::WorkerPool};
+use super::{node_core::NodeCore, open_scans::OpenScan, read_only::ReadOnlyCore, workers::WorkerPool};
 use crate::{error::Result, key::KeyRange, tree::TreeScan};
 
 /// All shards as they were at one moment.
@@ -15,6 +15,11 @@ pub(super) trait ScanSource: Send + Sync + 'static {
     /// # Errors
     /// `Closed`; why the shard cannot be read from.
     fn scan_shard(&self, index: usize, range: &KeyRange, reverse: bool) -> Result<TreeScan>;
+
+    /// Notes that a scan is under way, where somebody wants to know.
+    fn begin_scan(&self) -> Option<OpenScan> {
+        None
+    }
 }
 
 /// Whose shards are scanned.

@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::{
     node_core::{NodeCore, ShardSlot},
+    open_scans::OpenScan,
     read_path::{self, PointReads},
     scan::Scan,
     scan_source::{ScanSource, Scanned},
@@ -25,7 +26,8 @@ use crate::{
 };
 
 /// The node as it was at one moment: every write acked, or returned by a read, before [`Node::snapshot`] was called,
-/// and of each batch all or nothing. What has expired is judged by that moment, too. Cheap to clone.
+/// and of each batch all or nothing. Writes that were under way then are in it if they had taken their numbers, also if
+/// nobody is told of them yet. What has expired is judged by that moment, too. Cheap to clone.
 ///
 /// Taking one copies nothing, but compaction keeps all versions since then until the last clone is dropped, and what a
 /// shard held in memory stays there if it is re-opened meanwhile: [`NodeStats`](crate::NodeStats) tells how long the
@@ -184,6 +186,10 @@ impl ScanSource for SnapshotCore {
         self.core.lifecycle.check_open()?;
         let ReadPoint { at, now_ms } = self.hold.point;
         Ok(self.shard(index)?.tree.scan(range, reverse, at, now_ms))
+    }
+
+    fn begin_scan(&self) -> Option<OpenScan> {
+        Some(self.core.open_scans.begin(self.core.env.clock.monotonic()))
     }
 }
 

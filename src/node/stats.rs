@@ -40,6 +40,10 @@ pub struct NodeStats {
     pub snapshots: usize,
     /// For how long the oldest of them has been; zero without one. Compaction keeps what was current then.
     pub oldest_snapshot_age: Duration,
+    /// Scans that are not at their ends.
+    pub open_scans: usize,
+    /// For how long the oldest of them has been; zero without one. It pins the memtables and tables that there were.
+    pub oldest_scan_age: Duration,
 }
 
 /// One shard.
@@ -66,6 +70,7 @@ impl NodeCore {
         let (active, sealed) = self.accountant.totals();
         let cache = self.cache.stats();
         let held = self.snapshots.stats();
+        let (open_scans, oldest_scan) = self.open_scans.stats();
         let age = |taken| self.env.clock.monotonic().saturating_sub(taken);
         Ok(NodeStats {
             shards: (0..self.shards.len()).map(|index| self.shard_stats(index)).collect(),
@@ -82,6 +87,8 @@ impl NodeCore {
             reopens: self.counters.reopens.load(Ordering::Relaxed),
             snapshots: held.count,
             oldest_snapshot_age: held.oldest_taken.map_or(Duration::ZERO, age),
+            open_scans,
+            oldest_scan_age: oldest_scan.map_or(Duration::ZERO, age),
         })
     }
 

@@ -86,6 +86,9 @@ pub(super) fn read_range_deletes(part: &Part<'_>, path: &Path) -> Result<RangeDe
     if pieces.is_empty() || at != bounds.len() || lens.next().is_some() || seqnos.next().is_some() {
         return Err(damaged("another number of pieces"));
     }
+    if pieces.iter().any(|piece| piece.start.is_empty() || piece.end.is_empty()) {
+        return Err(damaged("one without a bound"));
+    }
     RangeDeletes::from_pieces(pieces).map_err(damaged)
 }
 
@@ -107,7 +110,8 @@ mod tests {
                 SeqNo(seqno),
             )
         };
-        let deletes = RangeDeletes::union_all(&[one("", "m", 4), one("c", "z", 9), one("y", "", 2)]);
+        let parts = [one("a", "m", 4), one("c", "z", 9), one("y", "zz", 2)];
+        let deletes = RangeDeletes::union_all(&parts, |piece| piece.seqnos.clone());
         let mut out = vec![];
         put_range_deletes(&deletes, &mut out, 9).unwrap();
         assert_eq!(read_range_deletes(&part(&out), Path::new("t")).unwrap(), deletes);

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     compaction::{
         Below, Choice, FullBound, FullChoice, Levels, Merged, PickerOptions, ReadPositions, Readers,
-        Situation, Target, TargetRun, Watermark, merge_into_tables, pick, pick_full, span_of,
+        Situation, Target, TargetRun, Watermark, gather_deletes, merge_into_tables, pick, pick_full, span_of,
     },
     edit::{TableRecord, VersionEdit},
     handle::TableHandle,
@@ -253,7 +253,7 @@ impl Tree {
                 fence: Arc::clone(&self.fence),
                 next_file: &|| self.take_file_number(),
             };
-            let deletes = range_deletes_of(&inputs)?;
+            let deletes = range_deletes_of(&inputs, &readers.positions)?;
             let read = not_all_deleted(&inputs, &deletes, readers.positions.oldest());
             let cursor = merge_of(&read, &pace);
             let merged = merge_into_tables(cursor, &deletes, &readers, &below, &target)?;
@@ -316,10 +316,10 @@ impl Tree {
 }
 
 /// The range deletes of some tables.
-fn range_deletes_of(tables: &[Arc<TableHandle>]) -> Result<RangeDeletes> {
+fn range_deletes_of(tables: &[Arc<TableHandle>], positions: &ReadPositions) -> Result<RangeDeletes> {
     let deleting = tables.iter().filter(|table| table.record().range_deletes > 0);
     let deletes = deleting.map(|table| table.table().with_range_deletes(RangeDeletes::clone));
-    Ok(RangeDeletes::union_all(&deletes.collect::<Result<Vec<_>>>()?))
+    Ok(gather_deletes(&deletes.collect::<Result<Vec<_>>>()?, positions))
 }
 
 /// The tables of which something may be left: of those that were deleted as a whole, before anybody reads, nothing is

@@ -292,6 +292,9 @@ fn decode_table(table: &ArchivedTableV1) -> Result<TableRecord, &'static str> {
     if record.min_key > record.max_key || record.max_key.len().max(record.min_key.len()) > MAX_BOUND_BYTES {
         return Err("key bounds that cannot be");
     }
+    if record.max_is_excluded && (record.range_deletes == 0 || record.min_key == record.max_key) {
+        return Err("an end that no range delete has");
+    }
     let most = record.tombstones.max(record.superseded);
     let is_empty = record.entries == 0 && record.range_deletes == 0;
     if record.min_seqno > record.max_seqno || is_empty || most > record.entries {
@@ -340,13 +343,13 @@ pub(super) mod tests {
         ) {
             let some = |n: u64| (n != 0).then_some(n);
             let added = keys.into_iter().map(|(a, b, n)| TableRecord {
+                max_is_excluded: n % 2 == 0 && a != b && n > 0,
                 min_key: a.clone().min(b.clone()).into(),
                 max_key: a.max(b).into(),
                 run: n,
                 expiry_parts: [n; 8],
                 range_deletes: n,
                 hidden_bytes: n,
-                max_is_excluded: n % 2 == 0,
                 ..record(Level::ALL[(n % 3) as usize], n, "", "")
             }).collect();
             let edit = VersionEdit {

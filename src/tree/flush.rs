@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{
-    compaction::{Below, Merged, ReadPositions, Readers, Target, merge_into_tables},
+    compaction::{Below, Merged, ReadPositions, Readers, Target, gather_deletes, merge_into_tables},
     edit::VersionEdit,
     handle::TableHandle,
     jobs::FlushMark,
@@ -15,7 +15,6 @@ use super::{
 use crate::{
     error::{Error, Result},
     ids::{Level, SegmentNumber},
-    range_delete::RangeDeletes,
     table::Pace,
 };
 
@@ -118,7 +117,8 @@ impl Tree {
         };
         let memtables = sealed.iter().map(|sealed| sealed.memtable.cursor());
         let sets: Vec<_> = sealed.iter().filter_map(|sealed| sealed.memtable.range_deletes()).collect();
-        let deletes = RangeDeletes::union_all(sets.iter().flat_map(|sets| sets.iter().map(|set| &**set)));
+        let sets = sets.iter().flat_map(|sets| sets.iter().map(|set| &**set));
+        let deletes = gather_deletes(sets, &readers.positions);
         let cursor = MergeCursor::new(memtables);
         let merged = merge_into_tables(cursor, &deletes, &readers, &below, &target)?;
         self.sync_level(Level::L0, &merged)?;

@@ -18,6 +18,8 @@ pub struct TreeLoad {
     pub active_bytes: u64,
     /// Its entries.
     pub active_entries: u64,
+    /// Whether it holds neither entries nor range deletes.
+    pub active_is_empty: bool,
     /// How full its index is, in thousandths of where it seals.
     pub active_fill_permille: u32,
     /// What the sealed memtables take.
@@ -164,6 +166,7 @@ impl ReadView {
         TreeLoad {
             active_bytes: self.active.memory_bytes() as u64,
             active_entries: self.active.entries() as u64,
+            active_is_empty: self.active.is_empty(),
             active_fill_permille: self.active.fill_permille(),
             sealed_bytes: sealed.sum(),
             sealed_count: self.sealed.len(),

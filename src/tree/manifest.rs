@@ -33,7 +33,7 @@ pub const NEW_MANIFEST_NAME: &str = "MANIFEST.new";
 const MAGIC: [u8; 4] = *b"DBXM";
 const KIND_STATE: u8 = 1;
 const KIND_EDIT: u8 = 2;
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Far above what a shard's tables need; a longer file is not a manifest.
 const MAX_FILE_BYTES: u64 = 1 << 30;
 /// A manifest below this is never rewritten for its size.

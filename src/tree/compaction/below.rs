@@ -43,7 +43,10 @@ impl Below {
 
     /// Whether one of them may hold a key from `start` on and before `end`.
     pub fn touches(&self, start: &[u8], end: &[u8]) -> bool {
-        self.tables().any(|table| !table.ends_before(start) && is_before_end(&table.min_key, end))
+        self.runs.iter().any(|run| {
+            let place = run.partition_point(|table| table.ends_before(start));
+            run.get(place).is_some_and(|table| is_before_end(&table.min_key, end))
+        })
     }
 
     /// Where the first of them begins, and the first key behind all of them; `None` if there are none.

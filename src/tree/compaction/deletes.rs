@@ -12,6 +12,14 @@ use crate::{
     range_delete::{Piece, RangeDeletes, is_before_end},
 };
 
+/// All of these sets together, as far as they matter to readers at these positions.
+pub(in crate::tree) fn gather_deletes<'a>(
+    sets: impl IntoIterator<Item = &'a RangeDeletes>,
+    positions: &ReadPositions,
+) -> RangeDeletes {
+    RangeDeletes::union_all(sets, |piece| newest_for_each(piece, positions))
+}
+
 /// The range deletes of a merge, which walks the keys in their order.
 #[derive(Debug, Default)]
 pub(super) struct MergeDeletes {
@@ -23,17 +31,20 @@ pub(super) struct MergeDeletes {
     place: usize,
     /// Where the part begins that goes into the next table.
     next_from: Bytes,
+    /// The first piece of `kept` that is not counted in `next_bytes`, what that part takes so far.
+    next_place: usize,
+    next_bytes: u64,
 }
 
 impl MergeDeletes {
-    /// `own`: the first key of the inputs' entries and the first key behind them, if there are any.
+    /// `deletes`: gathered for these readers. `own`: the first key of the inputs' entries and the first key behind them, if there are any.
     pub(super) fn new(
         deletes: &RangeDeletes,
         readers: &ReadPositions,
         below: &Below,
         own: Option<(Bytes, Bytes)>,
     ) -> Self {
-        let all = deletes.filtered(|piece| newest_for_each(piece, readers));
+        let all = deletes.clone();
         let oldest = readers.oldest();
         let hull = [own, below.hull()].into_iter().flatten().reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
         let kept = hull.map_or_else(RangeDeletes::default, |(start, end)| {
@@ -43,7 +54,7 @@ impl MergeDeletes {
                 piece.seqnos.iter().copied().filter(|seqno| *seqno > oldest || hides_below).collect()
             })
         });
-        Self { all, kept, place: 0, next_from: Bytes::new() }
+        Self { all, kept, ..Self::default() }
     }
 
     /// Whether there are none.
@@ -65,6 +76,26 @@ impl MergeDeletes {
         !self.is_empty() && self.all.touches(min, max)
     }
 
+    /// What the part takes that goes into a table which ends before the key `next`, behind all keys asked for before.
+    pub(super) fn bytes_before(&mut self, next: &[u8]) -> u64 {
+        while let Some(piece) = self.kept.pieces().get(self.next_place).filter(|piece| *piece.start < *next) {
+            self.next_bytes += piece.memory_bytes() as u64;
+            self.next_place += 1;
+        }
+        self.next_bytes
+    }
+
+    /// Where a table is to end that holds about so many bytes of range deletes; `None`: it has room for what is left.
+    pub(super) fn border(&self, table_bytes: u64) -> Option<Bytes> {
+        let mut bytes = self.next_bytes;
+        let behind = self.kept.pieces().iter().skip(self.next_place).find(|piece| {
+            let is_behind = bytes > table_bytes;
+            bytes = bytes.saturating_add(piece.memory_bytes() as u64);
+            is_behind
+        })?;
+        Some(behind.start.clone())
+    }
+
     /// The part that goes into a table which ends before the key `next`, or is the last one.
     pub(super) fn take_before(&mut self, next: Option<&[u8]>) -> RangeDeletes {
         if self.kept.is_empty() {
@@ -72,7 +103,10 @@ impl MergeDeletes {
         }
         let end = next.map(Bytes::copy_from_slice).unwrap_or_default();
         let part = self.kept.within(&self.next_from, &end);
-        self.next_from = end;
+        if let Some(next) = next {
+            self.bytes_before(next);
+        }
+        (self.next_from, self.next_bytes) = (end, 0);
         part
     }
 }

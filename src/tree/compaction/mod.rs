@@ -15,6 +15,7 @@ mod run;
 mod size_tiered;
 
 pub use below::Below;
+pub(super) use deletes::gather_deletes;
 pub use picker::{
     Choice, DUE_PERMILLE, FullBound, FullChoice, KeySpan, Levels, PickerOptions, Situation, TargetRun,
     debt_bytes, pick, pick_full, score_permille, span_of,

@@ -22,6 +22,8 @@ use crate::{
 pub const DUE_PERMILLE: u32 = 1000;
 /// A table of the last level is rewritten if so large a part of it is read by nobody any more: a tenth.
 const DEAD_PART: u64 = 10;
+/// If what has expired is among it, a quarter: more of it will follow, and the table be rewritten each time.
+const EXPIRED_PART: u64 = 4;
 
 /// The tables of a shard as plain data.
 #[derive(Clone, Debug, Default)]
@@ -48,8 +50,8 @@ impl Levels {
 
     /// From when on the dead weight of some table can go, once nobody reads it; `None`: as things are, never.
     pub fn garbage_from_ms(&self, at_rest: bool) -> Option<u64> {
-        let l0 = self.l0.iter().filter(|_| at_rest);
-        self.garbage_candidates().chain(l0).filter_map(|table| garbage_from_ms(table)).min()
+        let upper = self.l0.iter().chain(self.l1.iter().flatten()).filter(|_| at_rest);
+        self.garbage_candidates().chain(upper).filter_map(|table| garbage_from_ms(table)).min()
     }
 
     /// Tables that nothing older lies below, or only L2.
@@ -252,17 +254,18 @@ fn garbage_from_ms(table: &TableRecord) -> Option<u64> {
 
 /// Whether so much of a table is dead that rewriting it is worth it.
 fn is_mostly_dead(table: &TableRecord, expired: u64) -> bool {
-    let dead = table.tombstones.saturating_add(expired).saturating_add(table.superseded);
-    // NOTE: in L2 any tombstone and any older version is a leftover of a snapshot that is gone. A tombstone and what
-    // it hides can go at once; but any scan is a snapshot for a moment, and leaves a few versions.
-    let enough = match table.level {
-        Level::L2 if table.tombstones > 0 || table.range_deletes > 0 => return true,
-        Level::L2 if table.superseded > 0 || expired > 0 => table.entries.div_ceil(DEAD_PART),
-        _ => table.entries.div_ceil(2),
+    let deletes = table.tombstones.saturating_add(table.range_deletes);
+    let dead = deletes.saturating_add(expired).saturating_add(table.superseded);
+    let is_part = |dead: u64, one_in: u64| {
+        dead > 0 && dead >= table.entries.saturating_add(table.range_deletes).div_ceil(one_in)
     };
-    // Range deletes above all that they hide: it goes with them.
-    let hides = table.hidden_bytes > 0 && table.hidden_bytes >= table.file_bytes / 2;
-    (dead > 0 && dead >= enough) || hides
+    match table.level {
+        // NOTE: any tombstone and any older version is a leftover of a snapshot that is gone. A tombstone and what
+        // it hides can go at once; but any scan is a snapshot for a moment, and leaves a few versions.
+        Level::L2 => deletes > 0 || is_part(table.superseded, DEAD_PART) || is_part(dead, EXPIRED_PART),
+        // Range deletes above all that they hide: it goes with them.
+        _ => is_part(dead, 2) || table.hidden_bytes > 0 && table.hidden_bytes >= table.file_bytes / 2,
+    }
 }
 
 /// Rewrites one table whose dead weight can go, into the last level.
@@ -270,9 +273,13 @@ fn rewrite_of_garbage(situation: &Situation<'_>) -> Option<Choice> {
     let is_garbage = |table: &&Arc<TableRecord>| is_garbage(table, situation.watermark);
     let mut candidates = situation.levels.garbage_candidates().filter(is_garbage);
     let lower = candidates.find_map(|table| into_l2(situation, std::slice::from_ref(table)));
-    // At rest nothing else would ever take it down.
+    // At rest nothing else would ever take it down, from newer runs or from L0.
+    let l1 = || situation.levels.l1.iter().flatten();
+    let in_newer_run = || situation.options.at_rest && l1().any(|table| is_garbage(&table));
+    let all_of_l1 =
+        || if in_newer_run() { into_l2(situation, &l1().cloned().collect::<Vec<_>>()) } else { None };
     let in_l0 = || situation.options.at_rest && situation.levels.l0.iter().any(|table| is_garbage(&table));
-    let choice = lower.or_else(|| if in_l0() { whole_l0(situation) } else { None })?;
+    let choice = lower.or_else(all_of_l1).or_else(|| if in_l0() { whole_l0(situation) } else { None })?;
     Some(Choice { score_permille: DUE_PERMILLE, ..choice })
 }
 

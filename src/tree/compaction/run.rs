@@ -136,6 +136,9 @@ pub(in crate::tree) fn merge_into_tables(
         cursor.next()?;
     }
     out.add_tombstone(&key, filter.end_key(|| below.may_hold(&key)))?;
+    while let Some(border) = out.deletes.border(target.table_bytes) {
+        out.finish_table(Some(&border))?;
+    }
     out.finish_table(None)?;
     Ok(out.merged)
 }
@@ -229,7 +232,9 @@ impl Outputs<'_> {
     fn end_key(&mut self, key: &[u8], tombstone: Option<SeqNo>, next: &[u8]) -> Result<()> {
         self.add_tombstone(key, tombstone)?;
         match &self.open {
-            Some((_, builder)) if builder.file_bytes() >= self.target.table_bytes => {
+            Some((_, builder))
+                if builder.file_bytes() + self.deletes.bytes_before(next) >= self.target.table_bytes =>
+            {
                 self.finish_table(Some(next))
             }
             _ => Ok(()),
