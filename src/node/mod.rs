@@ -37,6 +37,7 @@ mod jobs;
 mod maintenance;
 #[cfg(feature = "actix-api")]
 pub mod messages;
+mod multi_get;
 mod node_core;
 mod node_file;
 mod open;
