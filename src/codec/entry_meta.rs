@@ -65,7 +65,7 @@ mod tests {
             let read = read_entry_meta(&mut ByteReader::new(&out)).unwrap();
             assert_eq!(read, (ValueKind::Delete, expires));
         }
-        for bad in [&[3u8, 0, 0][..], &[1, 2, 0], &[1, 0, 1], &[1, 1, 0], &[1]] {
+        for bad in [&[4u8, 0, 0][..], &[1, 2, 0], &[1, 0, 1], &[1, 1, 0], &[1]] {
             assert!(read_entry_meta(&mut ByteReader::new(bad)).is_err(), "{bad:?}");
         }
     }

@@ -189,8 +189,8 @@ impl Node {
         &self,
         keys: impl IntoIterator<Item = K>,
     ) -> impl Future<Output = Result<Vec<Option<Bytes>>>> + Send + 'static {
-        let (node, keys) = (self.clone(), keys.into_iter().map(copy).collect());
-        async move { node.core().multi_get_async(keys).await }
+        let (node, keys) = (self.clone(), keys.into_iter().map(copy).collect::<Vec<_>>());
+        async move { node.core().multi_get_async(&keys).await }
     }
 
     /// The node as it is now, to be read from later: see [`Snapshot`]. No writer waits for it; it waits for the turns

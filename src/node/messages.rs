@@ -277,7 +277,7 @@ macro_rules! answer {
 }
 
 answer!(Get => Option<Bytes>, |core, message| read_path::get_async(&core, message.key).await);
-answer!(MultiGet => Vec<Option<Bytes>>, |core, message| core.multi_get_async(message.keys).await);
+answer!(MultiGet => Vec<Option<Bytes>>, |core, message| core.multi_get_async(&message.keys).await);
 answer!(Put => (), |core, message| {
     let Put { key, value, options, permit: carried } = message;
     let permit = permit(&core, carried, key.len() + value.len())?;

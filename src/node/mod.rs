@@ -38,6 +38,7 @@ mod jobs;
 mod maintenance;
 #[cfg(feature = "actix-api")]
 pub mod messages;
+mod multi_get;
 mod node_clock;
 mod node_core;
 mod node_file;

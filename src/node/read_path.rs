@@ -7,20 +7,48 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    node_core::NodeCore, request::StoredValue, snapshot::SnapshotCore, workers::WorkerPool,
+    multi_get, node_core::NodeCore, request::StoredValue, snapshot::SnapshotCore, workers::WorkerPool,
     write_path::Caller,
 };
 use crate::{
     entry::ValueKind,
     error::{Error, Result},
     ids::SeqNo,
-    key::{KeyHash, check_key},
+    key::KeyHash,
     table::{Lookup, ReadMode},
     tree::{ReadView, is_visible},
 };
 
+/// Where a key is looked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Located {
+    pub shard: usize,
+    pub hash: KeyHash,
+}
+
 /// What keys can be looked up in: the node as it is, or as it was.
 pub(super) trait PointReads: Send + Sync + 'static {
+    /// Where a key is looked for.
+    ///
+    /// # Errors
+    /// `Invalid`.
+    fn locate(&self, key: &[u8]) -> Result<Located>;
+
+    /// Whether it can be read from.
+    ///
+    /// # Errors
+    /// `Closed`.
+    fn check_open(&self) -> Result<()>;
+
+    /// What a shard's keys are looked up in, when there are many.
+    ///
+    /// # Errors
+    /// `Closed`; why the shard cannot be read from.
+    fn view_of(&self, shard: usize) -> Result<Arc<ReadView>>;
+
+    /// Where one reads in a view.
+    fn position(&self) -> SeqNo;
+
     /// What is stored of a key.
     ///
     /// # Errors
@@ -82,44 +110,38 @@ pub(super) async fn look_up_async<R: PointReads>(reads: &Arc<R>, key: Bytes) -> 
     }
 }
 
-/// The values of keys, in their order; what is cold is read by one worker, in one go.
+/// Where each of several keys is looked for.
 ///
 /// # Errors
-/// As [`PointReads::look_up`]'s.
-pub(super) async fn multi_get_async<R: PointReads>(
-    reads: &Arc<R>,
-    keys: Vec<Bytes>,
-) -> Result<Vec<Option<Bytes>>> {
-    let mut values = Vec::with_capacity(keys.len());
-    let mut cold = vec![];
-    for (place, key) in keys.iter().enumerate() {
-        values.push(reads.get_now(key)?.unwrap_or_else(|()| {
-            cold.push((place, key.clone()));
-            None
-        }));
-    }
-    if cold.is_empty() {
-        return Ok(values);
-    }
-    let from = Arc::clone(reads);
-    let read = reads.workers().run(move || {
-        let read = cold.into_iter().map(|(place, key)| Ok((place, from.get_blocking(&key)?)));
-        read.collect::<Result<Vec<_>>>()
-    });
-    for (place, value) in read.await?? {
-        if let Some(slot) = values.get_mut(place) {
-            *slot = value;
-        }
-    }
-    Ok(values)
+/// `Invalid`.
+pub(super) fn locate_all<R: PointReads, K: AsRef<[u8]>>(reads: &R, keys: &[K]) -> Result<Vec<Located>> {
+    keys.iter().map(|key| reads.locate(key.as_ref())).collect()
 }
 
 impl PointReads for NodeCore {
+    #[inline]
+    fn locate(&self, key: &[u8]) -> Result<Located> {
+        self.router.locate(key)
+    }
+
+    fn check_open(&self) -> Result<()> {
+        self.lifecycle.check_open()
+    }
+
+    fn view_of(&self, shard: usize) -> Result<Arc<ReadView>> {
+        self.check_open()?;
+        let slot = self.shards.get(shard).ok_or_else(Error::closed)?;
+        Ok(slot.load().open()?.tree.view())
+    }
+
+    fn position(&self) -> SeqNo {
+        SeqNo::MAX
+    }
+
     fn look_up(&self, key: &[u8], mode: ReadMode) -> Result<Lookup> {
-        check_key(key)?;
-        self.lifecycle.check_open()?;
-        let hash = self.router.hash(key);
-        let slot = self.shards.get(self.router.shard(hash)).ok_or_else(Error::closed)?;
+        let Located { shard, hash } = self.locate(key)?;
+        self.check_open()?;
+        let slot = self.shards.get(shard).ok_or_else(Error::closed)?;
         slot.load().open()?.tree.get(hash, key, SeqNo::MAX, mode)
     }
 
@@ -139,24 +161,41 @@ impl NodeCore {
     ///
     /// # Errors
     /// As [`PointReads::look_up`]'s.
-    pub(super) async fn multi_get_async(self: &Arc<Self>, keys: Vec<Bytes>) -> Result<Vec<Option<Bytes>>> {
-        if keys.len() < 2 {
-            return multi_get_async(self, keys).await;
+    pub(super) async fn multi_get_async<K: AsRef<[u8]>>(
+        self: &Arc<Self>,
+        keys: &[K],
+    ) -> Result<Vec<Option<Bytes>>> {
+        if let [key] = keys {
+            return Ok(vec![get_async(self, Bytes::copy_from_slice(key.as_ref())).await?]);
         }
-        multi_get_async(&self.snapshot_for(&keys).await?, keys).await
+        let located = locate_all(&**self, keys)?;
+        multi_get::multi_get_async(&*self.snapshot_for(&located).await?, keys, &located).await
+    }
+
+    /// The same, reading the disk on this thread, too, if it must.
+    ///
+    /// # Errors
+    /// As [`PointReads::look_up`]'s.
+    pub(super) fn multi_get_blocking<K: AsRef<[u8]>>(
+        self: &Arc<Self>,
+        keys: &[K],
+    ) -> Result<Vec<Option<Bytes>>> {
+        if let [key] = keys {
+            return Ok(vec![self.get_blocking(key.as_ref())?]);
+        }
+        let located = locate_all(&**self, keys)?;
+        let snapshot = pollster::block_on(self.snapshot_for(&located))?;
+        multi_get::multi_get_blocking(&*snapshot, keys, &located)
     }
 
     /// What several keys are read from together: the node at one moment, as far as the keys' shards go.
     ///
     /// # Errors
     /// `Closed`.
-    pub(super) async fn snapshot_for<K: AsRef<[u8]>>(
-        self: &Arc<Self>,
-        keys: &[K],
-    ) -> Result<Arc<SnapshotCore>> {
+    async fn snapshot_for(self: &Arc<Self>, located: &[Located]) -> Result<Arc<SnapshotCore>> {
         let mut wanted = vec![false; self.shards.len()];
-        for key in keys {
-            if let Some(wanted) = wanted.get_mut(self.router.shard(self.router.hash(key.as_ref()))) {
+        for at in located {
+            if let Some(wanted) = wanted.get_mut(at.shard) {
                 *wanted = true;
             }
         }

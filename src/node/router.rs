@@ -1,6 +1,10 @@
 //! Which shard a key belongs to: the one place that turns a key into its hash.
 
-use crate::key::KeyHash;
+use super::read_path::Located;
+use crate::{
+    error::Result,
+    key::{KeyHash, check_key},
+};
 
 /// Routes keys to shards. Seed and shard count come from the node's NODE file and never change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,5 +31,16 @@ impl Router {
     #[inline]
     pub(super) fn shard(self, hash: KeyHash) -> usize {
         hash.shard(self.shards) as usize
+    }
+
+    /// Where a caller's key is looked for.
+    ///
+    /// # Errors
+    /// `Invalid`.
+    #[inline]
+    pub(super) fn locate(self, key: &[u8]) -> Result<Located> {
+        check_key(key)?;
+        let hash = self.hash(key);
+        Ok(Located { shard: self.shard(hash), hash })
     }
 }

@@ -8,9 +8,10 @@ use std::{fmt, future::Future, sync::Arc};
 use bytes::Bytes;
 
 use super::{
+    multi_get,
     node_core::{NodeCore, ShardSlot},
     open_scans::OpenScan,
-    read_path::{self, PointReads},
+    read_path::{self, Located, PointReads, locate_all},
     scan::Scan,
     scan_source::{ScanSource, Scanned},
     shard_core::ShardCore,
@@ -20,9 +21,9 @@ use super::{
 use crate::{
     error::{Error, Result},
     ids::SeqNo,
-    key::{KeyRange, check_key},
+    key::KeyRange,
     table::{Lookup, ReadMode},
-    tree::{ReadPoint, TreeScan, compaction::Readers, is_visible},
+    tree::{ReadPoint, ReadView, TreeScan, compaction::Readers, is_visible},
 };
 
 /// The node as it was at one moment: every write acked, or returned by a read, before [`Node::snapshot`] was called,
@@ -95,8 +96,8 @@ impl Snapshot {
         keys: impl IntoIterator<Item = K>,
     ) -> impl Future<Output = Result<Vec<Option<Bytes>>>> + Send + 'static {
         let core = Arc::clone(&self.core);
-        let keys = keys.into_iter().map(|key| Bytes::copy_from_slice(key.as_ref())).collect();
-        async move { read_path::multi_get_async(&core, keys).await }
+        let keys: Vec<_> = keys.into_iter().map(|key| Bytes::copy_from_slice(key.as_ref())).collect();
+        async move { multi_get::multi_get_async(&*core, &keys, &locate_all(&*core, &keys)?).await }
     }
 
     /// Scans a range in key order over all shards; see [`Scan`] for prefix, reverse and limit.
@@ -194,11 +195,28 @@ impl ScanSource for SnapshotCore {
 }
 
 impl PointReads for SnapshotCore {
+    #[inline]
+    fn locate(&self, key: &[u8]) -> Result<Located> {
+        self.core.router.locate(key)
+    }
+
+    fn check_open(&self) -> Result<()> {
+        self.core.lifecycle.check_open()
+    }
+
+    fn view_of(&self, shard: usize) -> Result<Arc<ReadView>> {
+        self.check_open()?;
+        Ok(self.shard(shard)?.tree.view())
+    }
+
+    fn position(&self) -> SeqNo {
+        self.hold.point.at
+    }
+
     fn look_up(&self, key: &[u8], mode: ReadMode) -> Result<Lookup> {
-        check_key(key)?;
-        self.core.lifecycle.check_open()?;
-        let hash = self.core.router.hash(key);
-        self.shard(self.core.router.shard(hash))?.tree.get(hash, key, self.hold.point.at, mode)
+        let Located { shard, hash } = self.locate(key)?;
+        self.check_open()?;
+        self.shard(shard)?.tree.get(hash, key, self.hold.point.at, mode)
     }
 
     fn visible(&self, lookup: Lookup) -> Option<Bytes> {

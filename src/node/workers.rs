@@ -3,7 +3,9 @@
 //! behind another kind.
 
 use std::{
+    ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
     thread::JoinHandle,
 };
 
@@ -15,10 +17,14 @@ use crate::error::{Error, ErrorKind, Result};
 /// One unit of work.
 pub(super) type Job = Box<dyn FnOnce() + Send>;
 
+/// Work that is done in steps, by several workers at once; a worker is done when it breaks.
+pub(super) type Step = Arc<dyn Fn() -> ControlFlow<()> + Send + Sync>;
+
 /// A set of worker threads.
 #[derive(Debug)]
 pub(super) struct WorkerPool {
     name: &'static str,
+    count: usize,
     queue: Mutex<Option<Queue>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -56,7 +62,12 @@ impl WorkerPool {
             })?;
             handles.push(handle);
         }
-        Ok(Self { name, queue: Mutex::new(Some(Queue { jobs, waiting })), threads: Mutex::new(handles) })
+        Ok(Self {
+            name,
+            count,
+            queue: Mutex::new(Some(Queue { jobs, waiting })),
+            threads: Mutex::new(handles),
+        })
     }
 
     /// Hands a job over, waiting while the queue is full.
@@ -95,10 +106,43 @@ impl WorkerPool {
         let sender = self.sender()?;
         sender.send_async(Some(job)).await.map_err(|_| Error::closed())?;
         drop(sender);
-        answer.await.map_err(|_| match self.sender() {
+        answer.await.map_err(|_| self.why_dropped())
+    }
+
+    /// How many threads there are.
+    pub(super) const fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Has up to `workers` workers take steps until each breaks: one for certain, waiting for room in the queue, the
+    /// others if there is room. Whatever waits in the queue has its turn between two steps.
+    ///
+    /// # Errors
+    /// `Closed` after [`WorkerPool::stop`].
+    pub(super) async fn start_steps(&self, workers: usize, step: Step) -> Result<()> {
+        let sender = self.sender()?;
+        let job = steps(sender.clone(), Arc::clone(&step));
+        sender.send_async(Some(job)).await.map_err(|_| Error::closed())?;
+        self.try_start_steps(workers.saturating_sub(1), &step);
+        Ok(())
+    }
+
+    /// The same, without waiting: with as many workers as there is room for, maybe none.
+    pub(super) fn try_start_steps(&self, workers: usize, step: &Step) {
+        let Ok(sender) = self.sender() else { return };
+        for _ in 0..workers {
+            if sender.try_send(Some(steps(sender.clone(), Arc::clone(step)))).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Why a job was dropped that was handed over.
+    pub(super) fn why_dropped(&self) -> Error {
+        match self.sender() {
             Ok(_) => Error::internal(format!("a {} worker panicked", self.name)),
             Err(closed) => closed,
-        })
+        }
     }
 
     /// Lets the queued jobs finish and ends the threads. A worker that calls this does not wait for itself. Jobs
@@ -125,6 +169,21 @@ impl WorkerPool {
     fn sender(&self) -> Result<flume::Sender<Option<Job>>> {
         self.queue.lock().as_ref().map(|queue| queue.jobs.clone()).ok_or_else(Error::closed)
     }
+}
+
+/// Takes steps until one breaks; when others wait, it stands in line again behind them.
+fn steps(queue: flume::Sender<Option<Job>>, step: Step) -> Job {
+    Box::new(move || {
+        while step().is_continue() {
+            if queue.is_empty() {
+                continue;
+            }
+            let again = steps(queue.clone(), Arc::clone(&step));
+            if queue.try_send(Some(again)).is_ok() {
+                return;
+            }
+        }
+    })
 }
 
 #[cfg(test)]

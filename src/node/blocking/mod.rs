@@ -178,12 +178,7 @@ impl Node {
     /// As [`dbex::Node::multi_get`](crate::Node::multi_get).
     pub fn multi_get<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Option<Bytes>>> {
         let keys: Vec<K> = keys.into_iter().collect();
-        let core = self.node.core();
-        if keys.len() < 2 {
-            return keys.iter().map(|key| self.get(key)).collect();
-        }
-        let snapshot = pollster::block_on(core.snapshot_for(&keys))?;
-        keys.iter().map(|key| snapshot.get_blocking(key.as_ref())).collect()
+        self.node.core().multi_get_blocking(&keys)
     }
 
     /// The node as it is now, to be read from later; see [`dbex::Node::snapshot`](crate::Node::snapshot).

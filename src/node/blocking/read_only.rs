@@ -8,9 +8,10 @@ use super::{
     super::{
         env::Env,
         expiry::{Presence, TimeToLive},
+        multi_get::multi_get_blocking,
         options::NodeOptions,
         read_only,
-        read_path::PointReads,
+        read_path::{PointReads, locate_all},
         stats::NodeStats,
     },
     Scan,
@@ -91,8 +92,9 @@ impl ReadOnlyNode {
     /// # Errors
     /// As [`ReadOnlyNode::get`].
     pub fn multi_get<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Option<Bytes>>> {
-        let moment = self.node.core().moment();
-        keys.into_iter().map(|key| moment.get_blocking(key.as_ref())).collect()
+        let (moment, keys) = (self.node.core().moment(), keys.into_iter().collect::<Vec<K>>());
+        let located = locate_all(&*moment, &keys)?;
+        multi_get_blocking(&*moment, &keys, &located)
     }
 
     /// How long a key stays; `None` if it is absent.

@@ -5,7 +5,12 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 
 use super::{
-    super::{read_path::PointReads, scan_source::ScanSource, snapshot::SnapshotCore},
+    super::{
+        multi_get::multi_get_blocking,
+        read_path::{PointReads, locate_all},
+        scan_source::ScanSource,
+        snapshot::SnapshotCore,
+    },
     Node, Scan,
     scan::Open,
 };
@@ -55,7 +60,8 @@ impl Snapshot {
     /// # Errors
     /// As [`Node::get`].
     pub fn multi_get<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Option<Bytes>>> {
-        keys.into_iter().map(|key| self.get(key)).collect()
+        let keys: Vec<K> = keys.into_iter().collect();
+        multi_get_blocking(&*self.snapshot, &keys, &locate_all(&*self.snapshot, &keys)?)
     }
 
     /// Scans a range in key order over all shards; see [`Scan`].

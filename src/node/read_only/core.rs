@@ -16,7 +16,7 @@ use super::super::{
     node_clock::NodeClock,
     node_core::Lifecycle,
     options::NodeOptions,
-    read_path::PointReads,
+    read_path::{Located, PointReads},
     router::Router,
     scan_source::ScanSource,
     stats::{NodeStats, ShardStats},
@@ -25,7 +25,7 @@ use super::super::{
 use crate::{
     error::{Error, Result},
     ids::SeqNo,
-    key::{KeyRange, check_key},
+    key::KeyRange,
     table::{BlockCache, Lookup, ReadMode},
     tree::{ReadView, TreeScan, TreeStats, is_visible},
 };
@@ -186,10 +186,25 @@ fn shard_stats(shard: &Result<ReadOnlyShard>, now_ms: u64) -> ShardStats {
 }
 
 impl PointReads for ReadOnlyCore {
+    fn locate(&self, key: &[u8]) -> Result<Located> {
+        self.router.locate(key)
+    }
+
+    fn check_open(&self) -> Result<()> {
+        self.lifecycle.check_open()
+    }
+
+    fn view_of(&self, shard: usize) -> Result<Arc<ReadView>> {
+        self.with_view(shard, |view| Ok(Arc::clone(view)))
+    }
+
+    fn position(&self) -> SeqNo {
+        SeqNo::MAX
+    }
+
     fn look_up(&self, key: &[u8], mode: ReadMode) -> Result<Lookup> {
-        check_key(key)?;
-        let hash = self.router.hash(key);
-        self.with_view(self.router.shard(hash), |view| view.get(hash, key, SeqNo::MAX, mode))
+        let Located { shard, hash } = self.locate(key)?;
+        self.with_view(shard, |view| view.get(hash, key, SeqNo::MAX, mode))
     }
 
     fn visible(&self, lookup: Lookup) -> Option<Bytes> {
@@ -202,6 +217,22 @@ impl PointReads for ReadOnlyCore {
 }
 
 impl PointReads for Moment {
+    fn locate(&self, key: &[u8]) -> Result<Located> {
+        self.core.router.locate(key)
+    }
+
+    fn check_open(&self) -> Result<()> {
+        self.core.lifecycle.check_open()
+    }
+
+    fn view_of(&self, shard: usize) -> Result<Arc<ReadView>> {
+        self.core.with_view(shard, |view| Ok(Arc::clone(view)))
+    }
+
+    fn position(&self) -> SeqNo {
+        SeqNo::MAX
+    }
+
     fn look_up(&self, key: &[u8], mode: ReadMode) -> Result<Lookup> {
         self.core.look_up(key, mode)
     }

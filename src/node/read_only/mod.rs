@@ -16,9 +16,10 @@ pub(super) use self::core::ReadOnlyCore;
 use super::{
     env::Env,
     expiry::{Presence, TimeToLive},
+    multi_get::multi_get_async,
     options::NodeOptions,
     parallel::on_a_thread,
-    read_path,
+    read_path::{self, locate_all},
     scan::Scan,
     scan_source::Scanned,
     stats::NodeStats,
@@ -129,8 +130,12 @@ impl ReadOnlyNode {
         &self,
         keys: impl IntoIterator<Item = K>,
     ) -> impl Future<Output = Result<Vec<Option<Bytes>>>> + Send + 'static {
-        let (node, keys) = (self.clone(), keys.into_iter().map(copy).collect());
-        async move { read_path::multi_get_async(&node.core().moment(), keys).await }
+        let (node, keys): (_, Vec<_>) = (self.clone(), keys.into_iter().map(copy).collect());
+        async move {
+            let moment = node.core().moment();
+            let located = locate_all(&*moment, &keys)?;
+            multi_get_async(&*moment, &keys, &located).await
+        }
     }
 
     /// How long a key stays; `None` if it is absent.
