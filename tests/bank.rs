@@ -39,9 +39,9 @@ use history::{Key, State};
 use random::{Random, derive};
 use report::{Watchdog, say};
 use sim_node::{HASH_SEED, open, read_all};
-use teller::{ACCOUNTS, Face, Fuse, Hall, Teller};
-use tokio::runtime::Runtime;
-use violations::{Violations, on_threads};
+use teller::{ACCOUNTS, Ended, Face, Fuse, Hall, Teller};
+use tokio::{runtime::Runtime, task::JoinHandle};
+use violations::{Violations, on_threads, text_of};
 
 /// Banks in CI, and how often each is crashed while clients are at work.
 const BANKS: u64 = 48;
@@ -252,11 +252,12 @@ impl<'a> Bank<'a> {
                 .collect();
             let tasks: Vec<_> =
                 in_tasks.into_iter().map(|teller| self.runtime.spawn(teller.run(steps))).collect();
-            let of_tasks: Vec<_> = tasks
-                .into_iter()
-                .map(|task| self.runtime.block_on(task).map_err(|_| "a task panicked"))
-                .collect();
-            let of_threads = threads.into_iter().map(|thread| thread.join().map_err(|_| "a thread panicked"));
+            let of_task = |task: JoinHandle<Ended>| {
+                self.runtime.block_on(task).map_err(|error| text_of(&*error.into_panic()))
+            };
+            let of_tasks: Vec<_> = tasks.into_iter().map(of_task).collect();
+            let of_threads =
+                threads.into_iter().map(|thread| thread.join().map_err(|panic| text_of(&*panic)));
             of_threads.chain(of_tasks).collect()
         });
         let mut journal = Journal::default();

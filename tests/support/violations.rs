@@ -1,6 +1,7 @@
 //! The parts of a long test, on a few threads, and what went wrong in any of them.
 
 use std::{
+    any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Mutex,
@@ -20,10 +21,7 @@ pub(crate) struct Violations {
 impl Violations {
     /// Runs a part of the test; an error or a panic in it is a violation.
     pub(crate) fn note(&self, part: impl FnOnce() -> Result<(), String>, place: &str) {
-        let done = catch_unwind(AssertUnwindSafe(part)).unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<String>().cloned();
-            Err(text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default())
-        });
+        let done = catch_unwind(AssertUnwindSafe(part)).unwrap_or_else(|panic| Err(text_of(&*panic)));
         if let Err(what) = done {
             let line = format!("{place}: {what}");
             say(format_args!("VIOLATION {line}"));
@@ -48,6 +46,12 @@ impl Violations {
             lines.len()
         );
     }
+}
+
+/// What a panic says.
+pub(crate) fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
 }
 
 /// Calls `work` for each number below `count`, on so many threads.
