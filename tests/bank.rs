@@ -48,8 +48,8 @@ const BANKS: u64 = 48;
 const LIVES: u64 = 20;
 /// How many images of each crash are recovered and checked; with one more the bank goes on.
 const IMAGES: u64 = 5;
-/// Half of them come through each face. And one auditor each, who only adds up.
-const TELLERS: usize = 8;
+/// Half of them come through each face; the first and the last only add up.
+const CLIENTS: usize = 10;
 const OPENING_BALANCE: u64 = 1000;
 /// Accounts that come and go.
 const SLOTS: usize = 6;
@@ -98,7 +98,7 @@ impl<'a> Bank<'a> {
         let mut options = sim_node::options(&mut random);
         options.shards = *random.pick(&[2, 4, 4, 4, 5]);
         let mut accounts: Vec<_> = (0..random.between(16, 48)).map(|n| format!("{ACCOUNTS}{n:02}")).collect();
-        accounts.extend((0..TELLERS + 2).flat_map(|n| ["a", "b"].map(|part| own(n, part))));
+        accounts.extend((0..CLIENTS).flat_map(|n| ["a", "b"].map(|part| own(n, part))));
         let mut batch = WriteBatch::new();
         batch.durability(Durability::Synced);
         for account in &accounts {
@@ -206,7 +206,7 @@ impl<'a> Bank<'a> {
         let hall = Arc::new(Hall {
             disk: disk.clone(),
             accounts: self.accounts.clone(),
-            always_open: self.accounts.len() - SLOTS - 2 * (TELLERS + 2),
+            always_open: self.accounts.len() - SLOTS - 2 * CLIENTS,
             total: self.book.total(),
             synced_permille: *self.random.pick(&[5, 50, 200]),
             fuse,
@@ -242,7 +242,7 @@ impl<'a> Bank<'a> {
 
     /// Lets tellers and auditors work, in threads and in tasks.
     fn work(&mut self, node: &Node, hall: &Arc<Hall>) -> Result<Journal, String> {
-        let mut tellers: Vec<_> = (0..TELLERS + 2).map(|number| self.teller(number, node, hall)).collect();
+        let mut tellers: Vec<_> = (0..CLIENTS).map(|number| self.teller(number, node, hall)).collect();
         let in_tasks = tellers.split_off(tellers.len() / 2);
         let steps = 4 * MOST_TRANSFERS as u64;
         let ended: Vec<_> = thread::scope(|scope| {
@@ -270,14 +270,14 @@ impl<'a> Bank<'a> {
     }
 
     fn teller(&mut self, number: usize, node: &Node, hall: &Arc<Hall>) -> Teller {
-        let is_task = number >= (TELLERS + 2) / 2;
+        let is_task = number >= CLIENTS / 2;
         let face = if is_task { Face::Async(node.to_async()) } else { Face::Blocking(node.clone()) };
         let own = ["a", "b"].map(|part| {
             let account = own(number, part).into_bytes();
             let holding = self.book.holding(&account).expect("it is always open");
             (account, holding)
         });
-        let is_auditor = number == 0 || number == TELLERS + 1;
+        let is_auditor = number == 0 || number == CLIENTS - 1;
         Teller::new(face, self.random.next(), Arc::clone(hall), own, is_auditor)
     }
 

@@ -33,7 +33,7 @@ mod violations;
 mod wall;
 
 use std::{
-    fmt::Write,
+    fmt::{Debug, Write},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -44,7 +44,7 @@ use std::{
 use bytes::Bytes;
 use dbex::{
     Clock, CompactionStrategy, Compression, Error, Expected, NodeOptions, PutOptions, Result, Step,
-    TimeToLive, WriteBatch, blocking, storage::sim::SimStorage,
+    WriteBatch, blocking, storage::sim::SimStorage,
 };
 use face::{Face, OpenScan, OpenSnapshot};
 use random::{Random, derive};
@@ -148,7 +148,7 @@ impl Run {
             Op::PutIfAbsent { key, value } => done(face.put_if_absent(&key, &value)),
             Op::Delete { key } => done(face.delete(&key)),
             Op::Get { key } => Answer::Value(face.get(&key)?.map(Bytes::from)),
-            Op::TimeToLive { key } => Answer::Left(face.time_to_live(&key)?.map(left_ms)),
+            Op::TimeToLive { key } => Answer::Left(face.time_to_live(&key)?),
             Op::MultiGet { keys } => Answer::Values(bytes(face.multi_get(&vecs(keys))?)),
             Op::Batch { .. } | Op::Update { .. } | Op::Increment { .. } | Op::CompareAndSet { .. } => {
                 modify(&face, op)?
@@ -271,8 +271,11 @@ impl Run {
         if answer.as_ref().is_ok_and(|answer| *answer == expected) {
             return Ok(());
         }
-        let answer = answer.map_or_else(|error| error.to_string(), |answer| short(&answer));
-        Err(format!("operation {number}, {}: {answer}, not {}", short(&op), short(&expected)))
+        let what = match &answer {
+            Err(error) => error.to_string(),
+            Ok(answer) => difference(answer, &expected),
+        };
+        Err(format!("operation {number}: {what}: {}", short(&op, 600)))
     }
 }
 
@@ -339,13 +342,6 @@ fn refused(error: &Error) -> Answer {
     Answer::Refused(error.kind())
 }
 
-fn left_ms(left: TimeToLive) -> Option<u64> {
-    match left {
-        TimeToLive::Forever => None,
-        TimeToLive::Left(left) => Some(u64::try_from(left.as_millis()).unwrap()),
-    }
-}
-
 fn vecs(keys: Vec<Bytes>) -> Vec<Vec<u8>> {
     keys.into_iter().map(Vec::from).collect()
 }
@@ -358,13 +354,33 @@ fn pairs(found: Vec<(Vec<u8>, Vec<u8>)>) -> Answer {
     Answer::Pairs(found.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
 }
 
+/// Where an answer differs from the one that was expected.
+fn difference(found: &Answer, expected: &Answer) -> String {
+    fn first<T: Debug + PartialEq>(found: &[T], expected: &[T]) -> String {
+        let same = found.iter().zip(expected).take_while(|(found, expected)| found == expected).count();
+        let (is, should) = (found.get(same), expected.get(same));
+        format!(
+            "{} of {} are right, then {}, not {}",
+            same,
+            expected.len(),
+            short(&is, 120),
+            short(&should, 120)
+        )
+    }
+    match (found, expected) {
+        (Answer::Pairs(found), Answer::Pairs(expected)) => first(found, expected),
+        (Answer::Values(found), Answer::Values(expected)) => first(found, expected),
+        (Answer::Steps(found), Answer::Steps(expected)) => first(found, expected),
+        _ => format!("{}, not {}", short(found, 200), short(expected, 200)),
+    }
+}
+
 /// The beginning of what it looks like.
-fn short(of: &impl std::fmt::Debug) -> String {
-    const MOST: usize = 600;
+fn short(of: &impl Debug, most: usize) -> String {
     let mut text = format!("{of:?}");
-    if text.len() > MOST {
+    if text.len() > most {
         let bytes = text.len();
-        text = text.chars().take(MOST).collect();
+        text = text.chars().take(most).collect();
         let _ = write!(text, "… ({bytes} bytes)");
     }
     text

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use dbex::{Change, Durability, ErrorKind, Expiry, KeyRange, StepDone};
+use dbex::{Change, Durability, ErrorKind, Expiry, KeyRange, StepDone, TimeToLive};
 
 use crate::{
     face::ScanOrder,
@@ -162,14 +162,15 @@ pub(crate) enum Answer {
     Truth(bool),
     Steps(Vec<StepDone>),
     Pairs(Pairs),
-    /// Absent, for ever, or for so many milliseconds.
-    Left(Option<Option<u64>>),
+    Left(Option<TimeToLive>),
 }
 
 /// Writes a script, and knows what is held where.
 pub(crate) struct Author {
     random: Random,
     keys: usize,
+    /// How often the node is re-opened, in 10,000 operations; the rarer, the longer something is held.
+    reopens: usize,
     model: Versions,
     snapshots: Vec<Point>,
     /// What the scans that are held have still to return.
@@ -183,7 +184,8 @@ impl Author {
     pub(crate) fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let keys = *random.pick(&[12, 60, 200, 600]);
-        Self { random, keys, model: Versions::new(), snapshots: vec![], scans: vec![] }
+        let reopens = *random.pick(&[0, 10, 60]);
+        Self { random, keys, reopens, model: Versions::new(), snapshots: vec![], scans: vec![] }
     }
 
     fn key(&mut self) -> Bytes {
@@ -216,7 +218,10 @@ impl Author {
 
     /// The next operation, and its answer.
     pub(crate) fn next(&mut self) -> (Op, Answer) {
-        match self.random.below(10_000) {
+        if self.random.below(10_000) < self.reopens {
+            return self.reopen();
+        }
+        match self.random.below(9_940) {
             0..2600 => self.put(),
             2600..3500 => {
                 let key = self.key();
@@ -230,7 +235,7 @@ impl Author {
             }
             4400..4700 => {
                 let key = self.key();
-                let left = self.model.left_ms(&key);
+                let left = self.model.time_to_live(&key);
                 (Op::TimeToLive { key }, Answer::Left(left))
             }
             4700..4900 => {
@@ -255,8 +260,7 @@ impl Author {
             9500..9550 => (Op::Sync, Answer::Done),
             9550..9720 => (Op::Flush, Answer::Done),
             9720..9790 => (Op::Settle, Answer::Done),
-            9790..9940 => (Op::Compact { range: shapes::range(&mut self.random, self.keys) }, Answer::Done),
-            _ => self.reopen(),
+            _ => (Op::Compact { range: shapes::range(&mut self.random, self.keys) }, Answer::Done),
         }
     }
 
@@ -482,10 +486,6 @@ impl Author {
 
     /// Nothing that is held outlives its node.
     fn reopen(&mut self) -> (Op, Answer) {
-        // The longer snapshots are held, the more they see.
-        if self.random.permille(500) && !self.snapshots.is_empty() {
-            return self.read_snapshot();
-        }
         self.snapshots.clear();
         self.scans.clear();
         let op = match self.random.below(3) {

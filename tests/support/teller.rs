@@ -319,8 +319,8 @@ impl Teller {
             };
         }
         let mut parties = seen;
-        if parties.len() > 2 && self.random.permille(300) {
-            let witness = parties.pop().expect("there are more than two");
+        if self.random.permille(300) {
+            let witness = parties.pop().expect("there are two at least");
             match witness.holding {
                 Some(holding) => witnesses.push((witness.account, holding.writer)),
                 None => parties.push(witness),

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
-use dbex::{Change, Expiry, StepDone};
+use dbex::{Change, Expiry, StepDone, TimeToLive};
 
 use crate::{face::ScanOrder, shapes::scanned, wall::START_MS};
 
@@ -53,10 +53,11 @@ impl Versions {
         self.stored(key, point).map(|(value, _)| value.clone())
     }
 
-    /// How long a key that is there stays: for ever (`None`), or so many milliseconds.
-    pub(crate) fn left_ms(&self, key: &[u8]) -> Option<Option<u64>> {
+    /// How long a key that is there stays.
+    pub(crate) fn time_to_live(&self, key: &[u8]) -> Option<TimeToLive> {
         let (_, expires_at_ms) = self.stored(key, self.now())?;
-        Some(expires_at_ms.map(|at| at - self.now_ms))
+        let left = |at| TimeToLive::Left(Duration::from_millis(at - self.now_ms));
+        Some(expires_at_ms.map_or(TimeToLive::Forever, left))
     }
 
     pub(crate) fn scan(&self, order: &ScanOrder, point: Point) -> Vec<(Bytes, Bytes)> {

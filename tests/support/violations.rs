@@ -13,7 +13,7 @@ use std::{
 use crate::report::say;
 
 /// What was broken, over all parts of a test. The test goes on, and fails at its end.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Violations {
     lines: Mutex<Vec<String>>,
 }
