@@ -209,6 +209,8 @@ impl<'a> Bank<'a> {
             always_open: self.accounts.len() - SLOTS - 2 * CLIENTS,
             total: self.book.total(),
             synced_permille: *self.random.pick(&[5, 50, 200]),
+            // Where nearly all do, a sync has no batch across shards to take along.
+            lone_permille: *self.random.pick(&[0, 0, 0, 980]),
             fuse,
             moments: Arc::clone(&self.moments),
             acked: AtomicU64::new(0),

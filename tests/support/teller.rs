@@ -179,6 +179,8 @@ pub(crate) struct Hall {
     pub(crate) total: u64,
     /// How many transfers of 1,000 are synced.
     pub(crate) synced_permille: usize,
+    /// How many transfers of 1,000 write one account only, and require another one.
+    pub(crate) lone_permille: usize,
     pub(crate) fuse: Fuse,
     pub(crate) moments: Arc<AtomicU64>,
     pub(crate) acked: AtomicU64,
@@ -264,7 +266,8 @@ impl Teller {
     async fn step(&mut self) -> Result<std::result::Result<(), String>> {
         match self.random.below(1000) {
             _ if self.is_auditor => return self.sum().await,
-            0..700 => self.transfer().await?,
+            0..820 if self.random.permille(self.hall.lone_permille) => self.transfer(true).await?,
+            0..700 => self.transfer(false).await?,
             700..820 => self.transfer_own().await?,
             820..920 => return self.sum().await,
             920..980 => self.make_noise().await?,
@@ -309,8 +312,9 @@ impl Teller {
     }
 
     /// Moves money between accounts as they were read, if they still are so.
-    async fn transfer(&mut self) -> Result<()> {
-        let seen = self.read_some().await?;
+    async fn transfer(&mut self, is_lone: bool) -> Result<()> {
+        let count = if is_lone || self.random.permille(700) { 2 } else { self.random.between(3, 6) };
+        let seen = self.read_some(count).await?;
         let (mut batch, mut witnesses) = (WriteBatch::new(), vec![]);
         for Seen { account, value, .. } in &seen {
             match value {
@@ -319,7 +323,7 @@ impl Teller {
             };
         }
         let mut parties = seen;
-        if self.random.permille(300) {
+        if is_lone || self.random.permille(300) {
             let witness = parties.pop().expect("there are two at least");
             match witness.holding {
                 Some(holding) => witnesses.push((witness.account, holding.writer)),
@@ -332,9 +336,8 @@ impl Teller {
     }
 
     /// A few accounts, the first of which is always open.
-    async fn read_some(&mut self) -> Result<Vec<Seen>> {
+    async fn read_some(&mut self, count: usize) -> Result<Vec<Seen>> {
         let hall = Arc::clone(&self.hall);
-        let count = if self.random.permille(700) { 2 } else { self.random.between(3, 6) };
         let mut accounts = vec![hall.accounts[self.random.below(hall.always_open)].clone()];
         while accounts.len() < count {
             let account = self.random.pick(&hall.accounts[..]);
