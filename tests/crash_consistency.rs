@@ -16,13 +16,11 @@ mod random;
 mod report;
 #[path = "support/sim_node.rs"]
 mod sim_node;
+#[path = "support/violations.rs"]
+mod violations;
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
     thread,
     time::Duration,
 };
@@ -36,6 +34,7 @@ use dbex::{
 use random::{Random, derive};
 use report::{Watchdog, say};
 use sim_node::open;
+use violations::{Violations, on_threads};
 
 /// Scripts in CI, the steps of each, and how many images of the disk are looked at for each crash.
 const SCRIPTS: usize = 4;
@@ -150,50 +149,14 @@ struct Counts {
     crashes: AtomicU64,
     images: AtomicU64,
     acked: AtomicUsize,
-    violations: Mutex<Vec<String>>,
+    violations: Violations,
 }
 
 impl Counts {
     fn note(&self, what: impl FnOnce() -> Result<(), String>, place: &str) {
         self.images.fetch_add(1, Ordering::Relaxed);
-        let done = catch_unwind(AssertUnwindSafe(what)).unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<String>().cloned();
-            Err(text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default())
-        });
-        if let Err(what) = done {
-            let line = format!("{place}: {what}");
-            say(format_args!("VIOLATION {line}"));
-            self.violations.lock().unwrap().push(line);
-        }
+        self.violations.note(what, place);
     }
-
-    fn assert_none_violated(&self, seed: u64) {
-        let violations = self.violations.lock().unwrap();
-        assert!(
-            violations.is_empty(),
-            "{} violations, repeat with DBEX_TEST_SEED={seed}; the first: {}",
-            violations.len(),
-            violations[0]
-        );
-    }
-}
-
-/// Calls `work` for each number below `count`, on a few threads.
-fn on_threads(count: u64, work: impl Fn(u64) + Sync) {
-    let next = AtomicU64::new(0);
-    thread::scope(|scope| {
-        for _ in 0..THREADS {
-            scope.spawn(|| {
-                loop {
-                    let place = next.fetch_add(1, Ordering::Relaxed);
-                    if place >= count {
-                        break;
-                    }
-                    work(place);
-                }
-            });
-        }
-    });
 }
 
 #[test]
@@ -210,7 +173,7 @@ fn a_power_loss_at_every_sync_loses_nothing_that_was_promised() {
         let script = Script::new(script_seed);
         let syncs = script.clone().run_to(None).syncs();
         all_syncs += syncs;
-        on_threads(syncs, |sync| {
+        on_threads(THREADS, syncs, |sync| {
             if only.is_some_and(|only| only != sync) {
                 return;
             }
@@ -238,9 +201,9 @@ fn a_power_loss_at_every_sync_loses_nothing_that_was_promised() {
         counts.crashes.load(Ordering::Relaxed),
         counts.acked.load(Ordering::Relaxed),
         counts.images.load(Ordering::Relaxed),
-        counts.violations.lock().unwrap().len()
+        counts.violations.count()
     ));
-    counts.assert_none_violated(seed);
+    counts.violations.assert_none(seed);
     assert!(all_syncs > 100, "the scripts sync too rarely to show anything");
 }
 
@@ -282,7 +245,7 @@ fn crashes_during_recovery_change_nothing() {
     let seed = derive(report::seed(), 1 << 32);
     let counts = Counts::default();
     let changes_of_all = AtomicU64::new(0);
-    on_threads(RECOVERIES * report::scale() as u64, |number| {
+    on_threads(THREADS, RECOVERIES * report::scale() as u64, |number| {
         let script_seed = derive(seed, number);
         let watchdog = Watchdog::new(HANGS_AFTER, move || format!("recovery {number} of {seed}"));
         let mut script = Script::new(script_seed);
@@ -318,7 +281,7 @@ fn crashes_during_recovery_change_nothing() {
         RECOVERIES * report::scale() as u64,
         changes_of_all.load(Ordering::Relaxed),
         CRASHES_IN_A_ROW,
-        counts.violations.lock().unwrap().len()
+        counts.violations.count()
     ));
-    counts.assert_none_violated(seed);
+    counts.violations.assert_none(seed);
 }

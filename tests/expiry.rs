@@ -3,52 +3,21 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/wall.rs"]
+mod wall;
+
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use dbex::{
-    Change, Clock, Env, ErrorKind, Expected, Expiry, NodeOptions, PutOptions, Step, SystemClock, TimeToLive,
-    WriteBatch, blocking::Node,
+    Change, Clock, Env, ErrorKind, Expected, Expiry, NodeOptions, PutOptions, Step, TimeToLive, WriteBatch,
+    blocking::Node,
 };
+use wall::{START_MS, Wall};
 
-const START_MS: u64 = 1_700_000_000_000;
 const TTL: Duration = Duration::from_secs(10);
-
-/// A wall clock that is set by hand.
-#[derive(Debug)]
-struct Wall {
-    clock: SystemClock,
-    now_ms: AtomicU64,
-}
-
-impl Wall {
-    fn new() -> Arc<Self> {
-        Arc::new(Self { clock: SystemClock::default(), now_ms: AtomicU64::new(START_MS) })
-    }
-
-    fn pass(&self, time: Duration) {
-        self.now_ms.fetch_add(u64::try_from(time.as_millis()).unwrap(), Ordering::SeqCst);
-    }
-}
-
-impl Clock for Wall {
-    fn monotonic(&self) -> Duration {
-        self.clock.monotonic()
-    }
-
-    fn wall_ms(&self) -> u64 {
-        self.now_ms.load(Ordering::SeqCst)
-    }
-
-    fn sleep(&self, duration: Duration) {
-        self.clock.sleep(duration);
-    }
-}
 
 fn open(dir: &tempfile::TempDir, wall: &Arc<Wall>) -> Node {
     let mut options = NodeOptions::default();

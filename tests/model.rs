@@ -12,10 +12,11 @@ mod face;
 mod random;
 #[path = "support/report.rs"]
 mod report;
+#[path = "support/shapes.rs"]
+mod shapes;
 
 use std::{
     collections::BTreeMap,
-    ops::Bound,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
@@ -34,6 +35,7 @@ use dbex::{
 use face::{Face, OpenScan, ScanOrder};
 use random::{Random, derive};
 use report::{Watchdog, say};
+use shapes::scanned;
 
 const SEQUENCES: usize = 200;
 const OPERATIONS: usize = 2_000;
@@ -156,56 +158,12 @@ impl Sequence {
         }
     }
 
-    /// A key among the sequence's; of several shapes: text, numbers, long common prefixes, high bytes.
     fn key(&mut self) -> Vec<u8> {
-        let number = self.random.below(self.keys);
-        match number % 5 {
-            0 => format!("user:{number:06}:name").into_bytes(),
-            1 => u32::try_from(number).unwrap().to_be_bytes().to_vec(),
-            2 => [&vec![b'p'; number % 300][..], format!("/{number}").as_bytes()].concat(),
-            3 => [&[0xFF; 3][..], number.to_string().as_bytes()].concat(),
-            _ => number.to_string().into_bytes(),
-        }
+        shapes::key(&mut self.random, self.keys)
     }
 
     fn value(&mut self) -> Vec<u8> {
-        let bytes = match self.random.below(1000) {
-            0..20 => 0,
-            20..25 => self.random.between(50_000, 150_000),
-            25..100 => self.random.between(500, 6_000),
-            _ => self.random.between(1, 120),
-        };
-        if self.random.permille(100) {
-            return (self.random.next() % 1000).to_string().into_bytes();
-        }
-        let mut value = vec![];
-        while value.len() < bytes {
-            value.extend(self.random.next().to_le_bytes());
-            value.extend_from_slice(b"dbexdbex");
-        }
-        value.truncate(bytes);
-        value
-    }
-
-    fn bound(&mut self) -> Bound<Vec<u8>> {
-        match self.random.below(4) {
-            0 => Bound::Unbounded,
-            1 => Bound::Excluded(self.key()),
-            _ => Bound::Included(self.key()),
-        }
-    }
-
-    /// A range that is not inverted.
-    fn range(&mut self) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
-        let (start, end) = (self.bound(), self.bound());
-        match (&start, &end) {
-            (Bound::Included(low) | Bound::Excluded(low), Bound::Included(high) | Bound::Excluded(high))
-                if low > high =>
-            {
-                (end, start)
-            }
-            _ => (start, end),
-        }
+        shapes::value(&mut self.random)
     }
 
     fn step(&mut self) {
@@ -226,8 +184,8 @@ impl Sequence {
             9800..9850 => self.face().sync().unwrap(),
             9850..9900 => self.face().settle().unwrap(),
             9900..9960 => {
-                let (start, end) = self.range();
-                self.face().compact(key_range(start, end)).unwrap();
+                let range = shapes::range(&mut self.random, self.keys);
+                self.face().compact(range).unwrap();
             }
             _ => self.reopen(),
         }
@@ -374,22 +332,9 @@ impl Sequence {
     }
 
     fn begin_scan(&mut self) {
-        let (start, end) = self.range();
-        let prefix = self.random.permille(300).then(|| {
-            let key = self.key();
-            key[..self.random.below(key.len() + 1)].to_vec()
-        });
-        let limit = self.random.permille(500).then(|| self.random.below(60));
-        let reverse = self.random.permille(500);
-        let begins = |key: &Vec<u8>| prefix.as_ref().is_none_or(|prefix| key.starts_with(prefix));
-        let is_inside = |key: &Vec<u8>| key_range(start.clone(), end.clone()).contains(key);
-        let inside = self.model.iter().filter(|(key, _)| begins(key) && is_inside(key));
-        let mut expected: Vec<_> = inside.map(|(key, value)| (key.clone(), value.clone())).collect();
-        if reverse {
-            expected.reverse();
-        }
-        expected.truncate(limit.unwrap_or(usize::MAX));
-        let order = ScanOrder { range: key_range(start, end), prefix, reverse, limit };
+        let order = shapes::order(&mut self.random, self.keys);
+        let mut expected: Pairs =
+            scanned(self.model.iter(), |pair| pair.0, &order).into_iter().map(owned).collect();
         let mut scan = self.face().scan(&order);
         let first = self.random.between(1, 40);
         let found = scan.take(first).unwrap();
@@ -484,8 +429,8 @@ impl Sequence {
     }
 }
 
-fn key_range(start: Bound<Vec<u8>>, end: Bound<Vec<u8>>) -> KeyRange {
-    KeyRange { start: start.map(Bytes::from), end: end.map(Bytes::from) }
+fn owned((key, value): (&Vec<u8>, &Vec<u8>)) -> (Vec<u8>, Vec<u8>) {
+    (key.clone(), value.clone())
 }
 
 fn keys_of(pairs: &[(Vec<u8>, Vec<u8>)]) -> Vec<String> {

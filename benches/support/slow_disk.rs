@@ -65,6 +65,10 @@ impl Storage for SlowDisk {
     fn try_lock(&self, path: &Path) -> io::Result<Box<dyn StorageLock>> {
         self.disk.try_lock(path)
     }
+
+    fn try_lock_shared(&self, path: &Path) -> io::Result<Box<dyn StorageLock>> {
+        self.disk.try_lock_shared(path)
+    }
 }
 
 #[derive(Debug)]

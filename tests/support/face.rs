@@ -1,6 +1,11 @@
 //! The two faces of a node, async and blocking, behind one: each call goes through one of them.
 
-use dbex::{Expected, KeyRange, Node, NodeStats, PutOptions, Result, Step, StepDone, WriteBatch, blocking};
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use dbex::{
+    Change, Expected, KeyRange, Node, NodeStats, PutOptions, Result, Snapshot, Step, StepDone, TimeToLive,
+    WriteBatch, blocking,
+};
 use futures_util::StreamExt;
 use pollster::block_on;
 
@@ -15,6 +20,20 @@ pub(crate) struct ScanOrder {
     pub(crate) limit: Option<usize>,
 }
 
+/// Begins a scan of a node or a snapshot of either face.
+macro_rules! as_ordered {
+    ($node:expr, $order:expr) => {{
+        let mut scan = $node.scan($order.range.clone());
+        if let Some(prefix) = &$order.prefix {
+            scan = scan.prefix(prefix);
+        }
+        if $order.reverse {
+            scan = scan.reverse();
+        }
+        if let Some(limit) = $order.limit { scan.limit(limit) } else { scan }
+    }};
+}
+
 /// A node and the face through which the next call goes.
 pub(crate) enum Face {
     Blocking(blocking::Node),
@@ -24,9 +43,9 @@ pub(crate) enum Face {
 impl Face {
     pub(crate) fn put(&self, key: &[u8], value: &[u8], options: PutOptions) -> Result<()> {
         match self {
-            Self::Blocking(node) if options.durability.is_none() => node.put(key, value),
+            Self::Blocking(node) if options == PutOptions::new() => node.put(key, value),
             Self::Blocking(node) => node.put_with(key, value, options),
-            Self::Async(node) if options.durability.is_none() => block_on(node.put(key, value)),
+            Self::Async(node) if options == PutOptions::new() => block_on(node.put(key, value)),
             Self::Async(node) => block_on(node.put_with(key, value, options)),
         }
     }
@@ -78,9 +97,18 @@ impl Face {
 
     /// Sets the key to `value`, or removes it; returns the value before.
     pub(crate) fn update(&self, key: &[u8], value: Option<Vec<u8>>) -> Result<Option<Vec<u8>>> {
+        self.update_by(key, move |_| value.into())
+    }
+
+    /// Returns the value before.
+    pub(crate) fn update_by(
+        &self,
+        key: &[u8],
+        change: impl FnOnce(Option<&[u8]>) -> Change + Send + 'static,
+    ) -> Result<Option<Vec<u8>>> {
         let before = match self {
-            Self::Blocking(node) => node.update(key, move |_| value),
-            Self::Async(node) => block_on(node.update(key, move |_| value)),
+            Self::Blocking(node) => node.update(key, change),
+            Self::Async(node) => block_on(node.update(key, change)),
         };
         before.map(|value| value.map(Vec::from))
     }
@@ -113,22 +141,24 @@ impl Face {
         }
     }
 
-    pub(crate) fn scan(&self, order: &ScanOrder) -> OpenScan {
-        macro_rules! as_ordered {
-            ($node:expr) => {{
-                let mut scan = $node.scan(order.range.clone());
-                if let Some(prefix) = &order.prefix {
-                    scan = scan.prefix(prefix);
-                }
-                if order.reverse {
-                    scan = scan.reverse();
-                }
-                if let Some(limit) = order.limit { scan.limit(limit) } else { scan }
-            }};
-        }
+    pub(crate) fn time_to_live(&self, key: &[u8]) -> Result<Option<TimeToLive>> {
         match self {
-            Self::Blocking(node) => OpenScan::Blocking(as_ordered!(node)),
-            Self::Async(node) => OpenScan::Async(as_ordered!(node)),
+            Self::Blocking(node) => node.time_to_live(key),
+            Self::Async(node) => block_on(node.time_to_live(key)),
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> Result<OpenSnapshot> {
+        match self {
+            Self::Blocking(node) => node.snapshot().map(OpenSnapshot::Blocking),
+            Self::Async(node) => block_on(node.snapshot()).map(OpenSnapshot::Async),
+        }
+    }
+
+    pub(crate) fn scan(&self, order: &ScanOrder) -> OpenScan {
+        match self {
+            Self::Blocking(node) => OpenScan::Blocking(as_ordered!(node, order)),
+            Self::Async(node) => OpenScan::Async(as_ordered!(node, order)),
         }
     }
 
@@ -171,6 +201,37 @@ impl Face {
         match self {
             Self::Blocking(node) => node.close(),
             Self::Async(node) => block_on(node.close()),
+        }
+    }
+}
+
+/// A snapshot that is held.
+pub(crate) enum OpenSnapshot {
+    Blocking(blocking::Snapshot),
+    Async(Snapshot),
+}
+
+impl OpenSnapshot {
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let found = match self {
+            Self::Blocking(snapshot) => snapshot.get(key),
+            Self::Async(snapshot) => block_on(snapshot.get(key)),
+        };
+        found.map(|value| value.map(Vec::from))
+    }
+
+    pub(crate) fn multi_get(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
+        let found = match self {
+            Self::Blocking(snapshot) => snapshot.multi_get(keys),
+            Self::Async(snapshot) => block_on(snapshot.multi_get(keys)),
+        };
+        found.map(|values| values.into_iter().map(|value| value.map(Vec::from)).collect())
+    }
+
+    pub(crate) fn scan(&self, order: &ScanOrder) -> OpenScan {
+        match self {
+            Self::Blocking(snapshot) => OpenScan::Blocking(as_ordered!(snapshot, order)),
+            Self::Async(snapshot) => OpenScan::Async(as_ordered!(snapshot, order)),
         }
     }
 }

@@ -10,29 +10,23 @@ use std::{
 
 use dbex::{Clock, SystemClock};
 
-/// The clock; see the module.
+pub(crate) const START_MS: u64 = 1_700_000_000_000;
+
 #[derive(Debug)]
 pub(crate) struct Wall {
     clock: SystemClock,
-    now_ms: AtomicU64,
+    pub(crate) now_ms: AtomicU64,
 }
 
 impl Wall {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { clock: SystemClock::default(), now_ms: AtomicU64::new(1_700_000_000_000) })
+        Arc::new(Self { clock: SystemClock::default(), now_ms: AtomicU64::new(START_MS) })
     }
 
     pub(crate) fn pass(&self, time: Duration) {
-        self.now_ms.fetch_add(ms(time), Ordering::SeqCst);
+        let ms = u64::try_from(time.as_millis()).expect("a short time");
+        self.now_ms.fetch_add(ms, Ordering::SeqCst);
     }
-
-    pub(crate) fn set_back(&self, time: Duration) {
-        self.now_ms.fetch_sub(ms(time), Ordering::SeqCst);
-    }
-}
-
-fn ms(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).expect("a test is not that long")
 }
 
 impl Clock for Wall {
