@@ -13,7 +13,6 @@ mod ask;
 #[path = "support/cells.rs"]
 mod cells;
 #[path = "support/face.rs"]
-#[expect(dead_code, reason = "only a part of the faces' calls is made here")]
 mod face;
 #[path = "support/host.rs"]
 mod host;

@@ -49,7 +49,7 @@ use dbex::{
 use face::{Face, OpenScan, OpenSnapshot};
 use random::{Random, derive};
 use report::{Watchdog, say};
-use script::{Answer, Author, Op, StepOf};
+use script::{Answer, Author, BatchWrite, Op, StepOf};
 use violations::{Violations, on_threads};
 use wall::Wall;
 
@@ -147,6 +147,7 @@ impl Run {
             Op::PutBytes { key, value } => done(face.put_bytes(&key, &value)),
             Op::PutIfAbsent { key, value } => done(face.put_if_absent(&key, &value)),
             Op::Delete { key } => done(face.delete(&key)),
+            Op::DeleteRange { range } => done(face.delete_range(range)),
             Op::Get { key } => Answer::Value(face.get(&key)?.map(Bytes::from)),
             Op::TimeToLive { key } => Answer::Left(face.time_to_live(&key)?),
             Op::MultiGet { keys } => Answer::Values(bytes(face.multi_get(&vecs(keys))?)),
@@ -291,10 +292,13 @@ fn modify(face: &Face, op: Op) -> Result<Answer> {
                 };
             }
             for write in &writes {
-                match (&write.value, write.ttl) {
-                    (Some(value), Some(ttl)) => batch.put_with_ttl(&write.key, value, ttl),
-                    (Some(value), None) => batch.put(&write.key, value),
-                    (None, _) => batch.delete(&write.key),
+                match write {
+                    BatchWrite::Key { key, value: Some(value), ttl: Some(ttl) } => {
+                        batch.put_with_ttl(key, value, *ttl)
+                    }
+                    BatchWrite::Key { key, value: Some(value), ttl: None } => batch.put(key, value),
+                    BatchWrite::Key { key, value: None, .. } => batch.delete(key),
+                    BatchWrite::DeleteRange(range) => batch.delete_range(range.clone()),
                 };
             }
             if let Some(durability) = durability {

@@ -169,7 +169,8 @@ impl Sequence {
     fn step(&mut self) {
         match self.random.below(10_000) {
             0..3500 => self.put(),
-            3500..4500 => self.delete(),
+            3500..4450 => self.delete(),
+            4450..4500 => self.delete_range(),
             4500..6000 => self.get(),
             6000..6200 => self.multi_get(),
             6200..7000 => self.batch(),
@@ -214,6 +215,13 @@ impl Sequence {
         let key = self.key();
         self.face().delete(&key).unwrap();
         self.model.remove(&key);
+    }
+
+    fn delete_range(&mut self) {
+        let key = self.key();
+        let range = KeyRange::prefix(&key[..key.len().div_ceil(2)]);
+        self.face().delete_range(range.clone()).unwrap();
+        self.model.retain(|key, _| !range.contains(key));
     }
 
     fn get(&mut self) {

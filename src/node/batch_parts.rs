@@ -224,8 +224,8 @@ fn drop_deleted(batch: &WriteBatch, writes: &mut Vec<RoutedWrite>) {
     let deletes = range_deletes_of(batch, |delete| SeqNo(delete.writes_before as u64));
     if !deletes.is_empty() {
         writes.retain(|write| {
-            let deleted = deletes.covering(batch.write(write.number).0, SeqNo::MAX);
-            deleted.is_none_or(|writes_before| write.number as u64 >= writes_before.get())
+            let behind = deletes.covering(batch.write(write.number).0, SeqNo::MAX);
+            behind.is_none_or(|writes_before| write.number as u64 >= writes_before.get())
         });
     }
 }

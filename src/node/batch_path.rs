@@ -40,7 +40,7 @@ impl NodeCore {
             }
             match self.try_batch(parts, durability, caller, permit.take()).await? {
                 BatchAnswer::Done(result) => return result,
-                BatchAnswer::Stale(again) => parts = again,
+                BatchAnswer::Stale(again) => parts = *again,
             }
         }
     }

@@ -77,7 +77,7 @@ impl BatchAnswer {
     pub(super) fn of(outcome: Result<Verdict>, parts: BatchParts) -> Self {
         match outcome {
             Ok(Verdict::Holds) => Self::Done(Ok(())),
-            Ok(Verdict::Stale) => Self::Stale(parts),
+            Ok(Verdict::Stale) => Self::Stale(Box::new(parts)),
             Ok(Verdict::Fails(error)) | Err(error) => Self::Done(Err(error)),
         }
     }
@@ -205,7 +205,7 @@ mod tests {
         put("other");
         flush();
         let BatchAnswer::Stale(read) = turn(&node, read) else { panic!("judged by what was read before") };
-        let read = pollster::block_on(node.core().read_for_conditions(read, Caller::Async)).unwrap();
+        let read = pollster::block_on(node.core().read_for_conditions(*read, Caller::Async)).unwrap();
         assert!(matches!(turn(&node, read), BatchAnswer::Done(Err(_))));
         put("old");
         let read = parts(&node, &batch);

@@ -73,7 +73,7 @@ impl Base {
 pub(super) enum BatchAnswer {
     Done(Result<()>),
     /// A flush has moved what was read for its conditions: read it again and hand the batch in again.
-    Stale(BatchParts),
+    Stale(Box<BatchParts>),
 }
 
 pub(super) enum StepResult {

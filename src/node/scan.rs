@@ -111,8 +111,8 @@ impl ShardsScan {
         let heads = (0..source.shards()).map(open).collect::<Result<Vec<_>>>()?;
         let batch = if limit == usize::MAX { FIRST_BATCH } else { MAX_BATCH };
         let order = LoserTree::default();
-        let _open = source.begin_scan();
-        let mut scan = Self { heads, order, reverse, left: limit, batch, returned: false, _open };
+        let mut scan =
+            Self { heads, order, reverse, left: limit, batch, returned: false, _open: source.begin_scan() };
         if limit == 0 {
             return Ok(scan);
         }

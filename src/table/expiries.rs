@@ -45,7 +45,9 @@ mod tests {
             now_ms in 0u64..60,
         ) {
             let mut all = ExpiryTimes::default();
-            times.iter().for_each(|time| all.add(*time));
+            for time in &times {
+                all.add(*time);
+            }
             let (parts, count) = (all.parts(), times.len() as u64);
             prop_assert!(parts.is_sorted());
             let expired = times.iter().filter(|time| **time <= now_ms).count() as u64;

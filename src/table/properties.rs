@@ -178,7 +178,7 @@ impl TableSummary {
             keys: archive.keys.to_native(),
             tombstones: archive.tombstones.to_native(),
             expiring: archive.expiring.to_native(),
-            expiry_parts: archive.expiry_parts.map(|time| time.to_native()),
+            expiry_parts: archive.expiry_parts.map(rkyv::rend::u64_le::to_native),
             raw_bytes: archive.raw_bytes.to_native(),
             blocks: archive.blocks.to_native(),
             blocks_checksum: archive.blocks_checksum.to_native(),

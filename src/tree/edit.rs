@@ -277,7 +277,7 @@ fn decode_table(table: &ArchivedTableV1) -> Result<TableRecord, &'static str> {
         range_deletes: table.range_deletes.to_native(),
         hidden_bytes: table.hidden_bytes.to_native(),
         expiring: table.expiring.to_native(),
-        expiry_parts: table.expiry_parts.map(|time| time.to_native()),
+        expiry_parts: table.expiry_parts.map(rkyv::rend::u64_le::to_native),
         raw_bytes: table.raw_bytes.to_native(),
         min_seqno: SeqNo(table.min_seqno.to_native()),
         max_seqno: SeqNo(table.max_seqno.to_native()),

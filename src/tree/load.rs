@@ -13,6 +13,7 @@ use crate::ids::SeqNo;
 
 /// How loaded a shard is. Cheap to ask for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that do not exclude each other")]
 pub struct TreeLoad {
     /// What the active memtable takes, with its index.
     pub active_bytes: u64,

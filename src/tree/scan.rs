@@ -105,6 +105,7 @@ pub struct TreeScan {
 }
 
 /// What is walked: nearly all views hold no range deletes, and their entries are not looked at for them.
+#[expect(clippy::large_enum_variant, reason = "most are plain, and do without an allocation")]
 enum Entries {
     Plain(VisibleCursor<MergeCursor<SourceCursor>>),
     Masked(Box<VisibleCursor<MergeCursor<MaskedCursor>>>),

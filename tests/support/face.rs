@@ -65,6 +65,13 @@ impl Face {
         }
     }
 
+    pub(crate) fn delete_range(&self, range: KeyRange) -> Result<()> {
+        match self {
+            Self::Blocking(node) => node.delete_range(range),
+            Self::Async(node) => block_on(node.delete_range(range)),
+        }
+    }
+
     pub(crate) fn delete(&self, key: &[u8]) -> Result<()> {
         match self {
             Self::Blocking(node) => node.delete(key),

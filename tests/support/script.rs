@@ -37,6 +37,9 @@ pub(crate) enum Op {
     Delete {
         key: Bytes,
     },
+    DeleteRange {
+        range: KeyRange,
+    },
     Get {
         key: Bytes,
     },
@@ -111,10 +114,9 @@ pub(crate) enum Op {
 
 /// A write of a batch.
 #[derive(Clone, Debug)]
-pub(crate) struct BatchWrite {
-    pub(crate) key: Bytes,
-    pub(crate) value: Option<Bytes>,
-    pub(crate) ttl: Option<Duration>,
+pub(crate) enum BatchWrite {
+    Key { key: Bytes, value: Option<Bytes>, ttl: Option<Duration> },
+    DeleteRange(KeyRange),
 }
 
 /// One of several steps.
@@ -223,7 +225,12 @@ impl Author {
         }
         match self.random.below(9_940) {
             0..2600 => self.put(),
-            2600..3500 => {
+            2600..2750 => {
+                let range = self.range_to_delete();
+                self.model.delete_range(&range);
+                (Op::DeleteRange { range }, Answer::Done)
+            }
+            2750..3500 => {
                 let key = self.key();
                 self.model.write(&key, None, Expiry::Never);
                 (Op::Delete { key }, Answer::Done)
@@ -311,16 +318,34 @@ impl Author {
         let holds = conditions.iter().all(|(key, value)| self.now(key) == *value);
         let mut writes = vec![];
         for _ in 0..self.random.below(20) {
+            if self.random.permille(60) {
+                let range = self.range_to_delete();
+                if holds {
+                    self.model.delete_range(&range);
+                }
+                writes.push(BatchWrite::DeleteRange(range));
+                continue;
+            }
             let (key, ttl) = (self.key(), self.some_ttl());
             let value = self.random.permille(700).then(|| self.value());
             if holds {
                 let expiry = ttl.filter(|_| value.is_some()).map_or(Expiry::Never, Expiry::In);
                 self.model.write(&key, value.clone(), expiry);
             }
-            writes.push(BatchWrite { key, value, ttl });
+            writes.push(BatchWrite::Key { key, value, ttl });
         }
         let answer = if holds { Answer::Done } else { Answer::Refused(ErrorKind::Conflict) };
         (Op::Batch { writes, conditions, durability: self.durability() }, answer)
+    }
+
+    /// Mostly a few keys, now and then many.
+    fn range_to_delete(&mut self) -> KeyRange {
+        if self.random.permille(150) {
+            return shapes::range(&mut self.random, self.keys);
+        }
+        let key = self.key();
+        let len = self.random.between(key.len().saturating_sub(2).max(1), key.len());
+        KeyRange::prefix(&key[..len])
     }
 
     /// What some keys have, as conditions; now and then one of them does not hold.

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
-use dbex::{Change, Expiry, StepDone, TimeToLive};
+use dbex::{Change, Expiry, KeyRange, StepDone, TimeToLive};
 
 use crate::{face::ScanOrder, shapes::scanned, wall::START_MS};
 
@@ -66,7 +66,7 @@ impl Versions {
         pairs.into_iter().map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 
-    /// Writes a value, or none, at the next position. What removes many keys does so with each that has a version.
+    /// Writes a value, or none, at the next position.
     pub(crate) fn write(&mut self, key: &Bytes, value: Option<Bytes>, expiry: Expiry) {
         let expires_at_ms = match expiry {
             Expiry::Keep => self.stored(key, self.now()).and_then(|(_, expires_at_ms)| expires_at_ms),
@@ -77,6 +77,14 @@ impl Versions {
         self.written += 1;
         let version = Version { at: self.written, value, expires_at_ms };
         self.keys.entry(key.clone()).or_default().push(version);
+    }
+
+    /// Removes all keys in a range.
+    pub(crate) fn delete_range(&mut self, range: &KeyRange) {
+        self.written += 1;
+        let version = Version { at: self.written, value: None, expires_at_ms: None };
+        let keys = self.keys.iter_mut().filter(|(key, _)| range.contains(key));
+        keys.for_each(|(_, versions)| versions.push(version.clone()));
     }
 
     /// Does what an update decides.

@@ -102,8 +102,8 @@ impl VersionFilter {
     ) -> Verdict {
         let first_reader = self.readers.positions.first_reader(seqno);
         if let Some(reader) = first_reader {
-            let deleted = deletes.and_then(|piece| piece.newest(reader)).is_some_and(|delete| delete > seqno);
-            if deleted || self.last_reader == first_reader {
+            let newest = deletes.and_then(|piece| piece.newest(reader));
+            if newest.is_some_and(|delete| delete > seqno) || self.last_reader == first_reader {
                 return Verdict::Skip;
             }
         }
@@ -162,8 +162,8 @@ mod tests {
     /// Which version a reader sees, if any; of the range deletes those up to its position count.
     fn seen(versions: &[Version], deletes: Option<&Piece>, at: u64, now_ms: u64) -> Option<u64> {
         let newest = versions.iter().find(|version| version.seqno <= at)?;
-        let deleted = deletes.and_then(|piece| piece.newest(SeqNo(at)));
-        let is_there = deleted.is_none_or(|deleted| deleted.0 < newest.seqno);
+        let delete = deletes.and_then(|piece| piece.newest(SeqNo(at)));
+        let is_there = delete.is_none_or(|delete| delete.0 < newest.seqno);
         (is_there && is_visible(newest.kind, newest.expires, now_ms)).then_some(newest.seqno)
     }
 
