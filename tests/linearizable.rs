@@ -69,8 +69,8 @@ const KILLED_OPENING: usize = 4;
 const PIPELINE: usize = 4;
 const HANGS_AFTER: Duration = Duration::from_mins(5);
 
+/// No test, but the process that hosts the node, which the test of histories starts and kills.
 #[test]
-#[ignore = "it is no test but the process that hosts the node, which the test of histories starts and kills"]
 fn host_process() {
     host::run();
 }

@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
@@ -128,7 +128,7 @@ fn a_snapshot_stays_as_it_was_whatever_becomes_of_the_node() {
     let mut snapshots = vec![];
     for step in 0..6 {
         for n in 0..400 {
-            let key = format!("key/{:04}", (n * 7 + step * 131) % 700);
+            let key = format!("key/{:04}", (n * 7 + step * 131) % 300);
             if (n + step) % 5 == 0 {
                 node.delete(&key).unwrap();
                 model.remove(&key);
@@ -151,7 +151,7 @@ fn a_snapshot_stays_as_it_was_whatever_becomes_of_the_node() {
         let expected: Vec<_> =
             model.iter().map(|(key, value)| (Bytes::from(key.clone()), Bytes::from(value.clone()))).collect();
         assert_eq!(scanned, expected);
-        for n in (0..700).step_by(13) {
+        for n in (0..300).step_by(7) {
             let key = format!("key/{n:04}");
             let value = snapshot.get(&key).unwrap();
             assert_eq!(value.as_deref(), model.get(&key).map(String::as_bytes), "{key}");
@@ -170,6 +170,11 @@ fn a_snapshot_stays_as_it_was_whatever_becomes_of_the_node() {
         stats.shards.iter().flat_map(|shard| &shard.tree.levels).map(|level| level.entries).sum::<u64>()
     };
     let kept = entries();
+    let needed: BTreeSet<_> = snapshots.iter().flat_map(|(_, model)| model).collect();
+    let stats = node.stats().unwrap();
+    let tombstones: u64 =
+        stats.shards.iter().flat_map(|shard| &shard.tree.levels).map(|level| level.tombstones).sum();
+    assert_eq!(kept - tombstones, needed.len() as u64, "of the versions between two snapshots the newest");
     // The first two are let go in another order than they came in.
     snapshots.remove(1);
     snapshots.remove(0);
@@ -202,6 +207,25 @@ fn a_held_snapshot_shows_in_the_stats_and_ends_with_its_node() {
     node.close().unwrap();
     assert_eq!(copy.get("1").unwrap_err().kind(), ErrorKind::Closed);
     assert_eq!(copy.scan(..).next().unwrap().unwrap_err().kind(), ErrorKind::Closed);
+}
+
+#[test]
+fn scans_under_way_show_in_the_stats_until_they_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(&dir);
+    (0..100).for_each(|n| node.put(format!("{n}"), "v").unwrap());
+    let open_scans = || node.stats().unwrap().open_scans;
+    let (mut first, mut second) = (node.scan(..), node.scan(..).limit(2));
+    assert_eq!(open_scans(), 0, "they begin with their first steps");
+    assert!(first.next().is_some() && second.next().is_some());
+    let stats = node.stats().unwrap();
+    assert_eq!((stats.open_scans, stats.snapshots), (2, 0));
+    assert!(stats.oldest_scan_age > Duration::ZERO);
+    assert_eq!(second.count(), 1);
+    assert_eq!(open_scans(), 1);
+    drop(first);
+    let stats = node.stats().unwrap();
+    assert_eq!((stats.open_scans, stats.oldest_scan_age), (0, Duration::ZERO));
 }
 
 #[test]

@@ -182,7 +182,26 @@ const MAX_CHUNK_BYTES: usize = 256 << 10;
 /// work that may wait for the disk happens on the node's read workers, a chunk at a time.
 ///
 /// It sees all shards as they were at one moment, its snapshot's or that of the first poll, whatever is written,
-/// flushed or compacted meanwhile. While it is held it pins the memtables and tables that it reads from.
+/// flushed or compacted meanwhile. While it is held it pins the memtables and tables that it reads from;
+/// [`NodeStats`](crate::NodeStats) tells how many there are, and how long the oldest has been.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # pollster::block_on(async {
+/// use dbex::{Node, Settings};
+/// use futures_util::TryStreamExt;
+///
+/// let node = Node::open(Settings::builder().data_dir(dir.path()).build()?).await?;
+/// for day in ["log/1", "log/2", "log/3", "user/1"] {
+///     node.put(day, "…").await?;
+/// }
+/// let last_two: Vec<_> = node.scan(..).prefix("log/").reverse().limit(2).try_collect().await?;
+/// assert_eq!(last_two[0].0, "log/3");
+/// assert_eq!(last_two[1].0, "log/2");
+/// # node.close().await?;
+/// # Ok::<(), dbex::Error>(())
+/// # }).unwrap();
+/// ```
 pub struct Scan {
     plan: ScanPlan,
     state: State,

@@ -37,7 +37,8 @@ pub(super) struct Part<'a> {
 pub(super) struct Metadata {
     pub(super) filter: Option<Filter>,
     pub(super) index: Index,
-    pub(super) summary: TableSummary,
+    /// Elsewhere, so that what a get looks at lies together.
+    pub(super) summary: Box<TableSummary>,
     /// None for most tables.
     pub(super) range_deletes: Option<Box<RangeDeletes>>,
 }
@@ -124,11 +125,12 @@ impl Metadata {
             let expected = format!("{} pieces of range deletes", summary.range_deletes);
             return Err(Error::corruption(path, footer.range_deletes.offset, expected, pieces));
         }
-        Ok(Self { filter, index, summary, range_deletes })
+        Ok(Self { filter, index, summary: Box::new(summary), range_deletes })
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
         size_of::<Self>()
+            + size_of::<TableSummary>()
             + self.filter.as_ref().map_or(0, Filter::memory_bytes)
             + self.index.memory_bytes()
             + self.summary.min_key.len()

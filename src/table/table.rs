@@ -200,7 +200,7 @@ impl Table {
     /// # Errors
     /// `Io` or `Corruption`.
     pub fn summary(&self) -> Result<TableSummary> {
-        Ok(self.load()?.metadata.summary.clone())
+        Ok(TableSummary::clone(&self.load()?.metadata.summary))
     }
 
     /// Shows the table's range deletes to `see`. Reads the metadata if that has not happened yet.

@@ -122,6 +122,6 @@ impl Check<'_> {
         }
         self.counted.file_bytes = stated.file_bytes;
         self.counted.footer_checksum = stated.footer_checksum;
-        if self.counted == *stated { Ok(()) } else { Err("others") }
+        if self.counted == **stated { Ok(()) } else { Err("others") }
     }
 }

@@ -46,7 +46,8 @@ impl Client {
     fn step(&mut self, node: &Node) -> Result<()> {
         match self.random.below(1000) {
             0..480 => self.put(node),
-            480..600 => self.delete(node),
+            480..570 => self.delete(node),
+            570..600 => self.delete_range(node),
             600..780 => self.batch(node),
             780..820 => self.update(node),
             820..930 => self.read(node),
@@ -72,6 +73,27 @@ impl Client {
         let key = self.key();
         let sent = self.history.sent(vec![(key.clone(), None)]);
         self.written(sent, node.delete(&key), Durability::Buffered)
+    }
+
+    /// Removes the keys that begin as a key does, which are some of its own; and perhaps puts one of them anew.
+    fn delete_range(&mut self, node: &Node) -> Result<()> {
+        let (key, durability) = (self.key(), self.durability());
+        let prefix = &key[..=self.name.len()];
+        let live = self.history.live().keys().filter(|live| live.starts_with(prefix));
+        let mut ops: Vec<Op> = live.map(|live| (live.clone(), None)).collect();
+        let mut batch = WriteBatch::new();
+        batch.durability(durability).delete_prefix(prefix);
+        if self.random.permille(500) {
+            let value = self.value();
+            batch.put(&key, &value);
+            ops.retain(|op| op.0 != key);
+            ops.push((key, Some(value)));
+        }
+        if ops.is_empty() {
+            return Ok(());
+        }
+        let sent = self.history.sent(ops);
+        self.written(sent, node.write(batch), durability)
     }
 
     fn batch(&mut self, node: &Node) -> Result<()> {

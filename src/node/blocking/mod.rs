@@ -150,6 +150,15 @@ impl Node {
 
     /// Sets a key that is absent.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let node = dbex::blocking::Node::open(dbex::Settings::builder().data_dir(dir.path()).build()?)?;
+    /// node.put_if_absent("leader", "a")?;
+    /// let refused = node.put_if_absent("leader", "b").unwrap_err();
+    /// assert_eq!(refused.kind(), dbex::ErrorKind::Conflict);
+    /// # Ok::<(), dbex::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// `Conflict` when the key is there; otherwise as [`Node::put`].
     pub fn put_if_absent(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
@@ -173,6 +182,15 @@ impl Node {
     }
 
     /// The values of keys, in their order, all as of one moment.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let node = dbex::blocking::Node::open(dbex::Settings::builder().data_dir(dir.path()).build()?)?;
+    /// node.put("a", "1")?;
+    /// let values = node.multi_get(["b", "a"])?;
+    /// assert_eq!((values[0].as_deref(), values[1].as_deref()), (None, Some(&b"1"[..])));
+    /// # Ok::<(), dbex::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`dbex::Node::multi_get`](crate::Node::multi_get).
@@ -201,6 +219,18 @@ impl Node {
     /// Reads a key and writes what `change` makes of its value, with no other write between; returns the
     /// value before. See [`dbex::Node::update`](crate::Node::update).
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let node = dbex::blocking::Node::open(dbex::Settings::builder().data_dir(dir.path()).build()?)?;
+    /// node.put("words", "one")?;
+    /// let before = node.update("words", |words| {
+    ///     let words = std::str::from_utf8(words.unwrap_or_default()).unwrap_or_default();
+    ///     Some(format!("{words} two"))
+    /// })?;
+    /// assert_eq!((before.as_deref(), node.get("words")?.as_deref()), (Some(&b"one"[..]), Some(&b"one two"[..])));
+    /// # Ok::<(), dbex::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As there.
     pub fn update<C: Into<Change>>(
@@ -213,6 +243,14 @@ impl Node {
 
     /// Adds `by` to the decimal number that the key holds (0 when absent); returns the sum.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let node = dbex::blocking::Node::open(dbex::Settings::builder().data_dir(dir.path()).build()?)?;
+    /// assert_eq!(node.increment("visits", 1)?, 1);
+    /// assert_eq!(node.increment("visits", 41)?, 42);
+    /// # Ok::<(), dbex::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// `Invalid` when the value is not a 64-bit number or the sum overflows; otherwise as [`Node::put`].
     pub fn increment(&self, key: impl AsRef<[u8]>, by: i64) -> Result<i64> {
@@ -220,6 +258,17 @@ impl Node {
     }
 
     /// Sets the key if its value is as expected; returns whether it was.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let node = dbex::blocking::Node::open(dbex::Settings::builder().data_dir(dir.path()).build()?)?;
+    /// use dbex::Expected;
+    ///
+    /// assert!(node.compare_and_swap("state", Expected::Absent, "idle")?);
+    /// assert!(node.compare_and_swap("state", Expected::Value(b"idle"), "busy")?);
+    /// assert!(!node.compare_and_swap("state", Expected::Value(b"idle"), "busy")?);
+    /// # Ok::<(), dbex::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Node::put`].
