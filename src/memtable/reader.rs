@@ -64,6 +64,11 @@ impl Memtable {
         found.filter(|entry| entry.seqno > seqno).or(Some(deleted))
     }
 
+    /// Whether it holds range deletes.
+    pub fn has_range_deletes(&self) -> bool {
+        self.deletes.any()
+    }
+
     /// The range deletes that it holds now, in some sets; `None` if there are none.
     pub fn range_deletes(&self) -> Option<Arc<Sets>> {
         self.deletes.any().then(|| self.deletes.sets())

@@ -31,7 +31,7 @@ use crate::{
 /// A cross-shard batch that waits for its turns.
 pub(super) struct BatchRequest {
     /// At least two participants.
-    pub parts: BatchParts,
+    pub parts: Box<BatchParts>,
     pub durability: Durability,
     pub reply: oneshot::Sender<BatchAnswer>,
     pub _permit: Option<Permit>,

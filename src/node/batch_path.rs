@@ -31,7 +31,7 @@ impl NodeCore {
         self.lifecycle.check_open()?;
         let durability = batch.durability.unwrap_or(self.options.durability);
         let now_ms = if batch.has_ttl() { self.now_ms() } else { 0 };
-        let mut parts = BatchParts::new(batch, self.router, now_ms);
+        let mut parts = Box::new(BatchParts::new(batch, self.router, now_ms));
         loop {
             if parts.conditions() > 0 {
                 // NOTE: waits first, and reads then: what is read is not to be old when the turn comes.
@@ -40,14 +40,14 @@ impl NodeCore {
             }
             match self.try_batch(parts, durability, caller, permit.take()).await? {
                 BatchAnswer::Done(result) => return result,
-                BatchAnswer::Stale(again) => parts = *again,
+                BatchAnswer::Stale(again) => parts = again,
             }
         }
     }
 
     async fn try_batch(
         &self,
-        parts: BatchParts,
+        parts: Box<BatchParts>,
         durability: Durability,
         caller: Caller,
         permit: Option<Permit>,

@@ -74,10 +74,10 @@ impl ConditionBase {
 
 impl BatchAnswer {
     /// What becomes of a batch that was judged, and written if it could be.
-    pub(super) fn of(outcome: Result<Verdict>, parts: BatchParts) -> Self {
+    pub(super) fn of(outcome: Result<Verdict>, parts: Box<BatchParts>) -> Self {
         match outcome {
             Ok(Verdict::Holds) => Self::Done(Ok(())),
-            Ok(Verdict::Stale) => Self::Stale(Box::new(parts)),
+            Ok(Verdict::Stale) => Self::Stale(parts),
             Ok(Verdict::Fails(error)) | Err(error) => Self::Done(Err(error)),
         }
     }
@@ -91,9 +91,9 @@ impl NodeCore {
     /// `Closed`, `Busy`, `Io`, `Corruption`.
     pub(super) async fn read_for_conditions(
         self: &Arc<Self>,
-        mut parts: BatchParts,
+        mut parts: Box<BatchParts>,
         caller: Caller,
-    ) -> Result<BatchParts> {
+    ) -> Result<Box<BatchParts>> {
         let mode = if caller == Caller::Blocking { ReadMode::Blocking } else { ReadMode::NoWait };
         if self.read_conditions(&mut parts, mode)? {
             return Ok(parts);
@@ -170,13 +170,13 @@ mod tests {
         pollster::block_on(Node::open(options)).unwrap()
     }
 
-    fn parts(node: &Node, batch: &WriteBatch) -> BatchParts {
-        let parts = BatchParts::new(batch.clone(), node.core().router, 0);
+    fn parts(node: &Node, batch: &WriteBatch) -> Box<BatchParts> {
+        let parts = Box::new(BatchParts::new(batch.clone(), node.core().router, 0));
         pollster::block_on(node.core().read_for_conditions(parts, Caller::Blocking)).unwrap()
     }
 
     /// Runs a batch, all of which is of one shard, in a turn now.
-    fn turn(node: &Node, parts: BatchParts) -> BatchAnswer {
+    fn turn(node: &Node, parts: Box<BatchParts>) -> BatchAnswer {
         let shard = node.core().shard(parts.shards().next().unwrap()).unwrap();
         let (reply, answer) = oneshot::channel();
         let work = Work::Batch { parts, reply };
@@ -205,7 +205,7 @@ mod tests {
         put("other");
         flush();
         let BatchAnswer::Stale(read) = turn(&node, read) else { panic!("judged by what was read before") };
-        let read = pollster::block_on(node.core().read_for_conditions(*read, Caller::Async)).unwrap();
+        let read = pollster::block_on(node.core().read_for_conditions(read, Caller::Async)).unwrap();
         assert!(matches!(turn(&node, read), BatchAnswer::Done(Err(_))));
         put("old");
         let read = parts(&node, &batch);

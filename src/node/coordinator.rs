@@ -28,6 +28,7 @@ use super::{
 /// A memtable is sealed when all its expiring values have been expired for so long: where values live for a moment only,
 /// new ones keep it open.
 const EXPIRED_FOR_MS: u64 = 5_000;
+const TICKS_A_LOOK_AT_EXPIRIES: u64 = 10;
 /// How often the shards are looked at when nothing calls for it.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -36,13 +37,14 @@ pub struct Coordinator {
     core: Arc<NodeCore>,
     places: Vec<ShardPlace>,
     syncing: Arc<AtomicBool>,
+    ticks: u64,
 }
 
 impl Coordinator {
     /// A coordinator of `core`'s shards; each gets an arbiter thread of its own.
     pub(super) fn new(core: Arc<NodeCore>) -> Self {
         let places = (0..core.shards.len()).map(|index| ShardPlace::new(&core, index)).collect();
-        Self { core, places, syncing: Arc::default() }
+        Self { core, places, syncing: Arc::default(), ticks: 0 }
     }
 
     #[cfg(feature = "actix-api")]
@@ -76,7 +78,10 @@ impl Coordinator {
         for index in 0..self.core.shards.len() {
             self.core.note_memory(index);
         }
-        self.seal_what_has_expired();
+        self.ticks += 1;
+        if self.ticks.is_multiple_of(TICKS_A_LOOK_AT_EXPIRIES) {
+            self.seal_what_has_expired();
+        }
         self.core.note_progress();
         self.schedule();
     }

@@ -1,6 +1,6 @@
 //! Which scans are under way, and since when: each pins the memtables and tables that it reads from.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
@@ -12,8 +12,8 @@ pub(super) struct OpenScans {
 
 #[derive(Debug, Default)]
 struct Begun {
-    /// When each began, on the monotonic clock, by its number.
-    scans: BTreeMap<u64, Duration>,
+    /// Each one's number, and when it began, on the monotonic clock. They are few.
+    scans: Vec<(u64, Duration)>,
     next_number: u64,
 }
 
@@ -29,7 +29,7 @@ impl OpenScans {
         let mut begun = self.begun.lock();
         let number = begun.next_number;
         begun.next_number += 1;
-        begun.scans.insert(number, now);
+        begun.scans.push((number, now));
         drop(begun);
         OpenScan { scans: Arc::clone(self), number }
     }
@@ -37,13 +37,16 @@ impl OpenScans {
     /// How many there are, and when the oldest began.
     pub(super) fn stats(&self) -> (usize, Option<Duration>) {
         let begun = self.begun.lock();
-        (begun.scans.len(), begun.scans.values().min().copied())
+        (begun.scans.len(), begun.scans.iter().map(|scan| scan.1).min())
     }
 }
 
 impl Drop for OpenScan {
     fn drop(&mut self) {
-        self.scans.begun.lock().scans.remove(&self.number);
+        let scans = &mut self.scans.begun.lock().scans;
+        if let Some(place) = scans.iter().position(|scan| scan.0 == self.number) {
+            scans.swap_remove(place);
+        }
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) enum Work {
     /// Steps that are independent of each other, in this order.
     Steps { steps: Vec<TurnStep>, reply: oneshot::Sender<Vec<StepResult>> },
     /// Writes that happen all or not at all, all of them here, and so their conditions.
-    Batch { parts: BatchParts, reply: oneshot::Sender<BatchAnswer> },
+    Batch { parts: Box<BatchParts>, reply: oneshot::Sender<BatchAnswer> },
     /// Seals the active memtable.
     Seal { reply: oneshot::Sender<Result<()>> },
     /// Nothing but a turn, whose end looks after what was asked of the shard.

@@ -182,7 +182,7 @@ const MAX_CHUNK_BYTES: usize = 256 << 10;
 /// work that may wait for the disk happens on the node's read workers, a chunk at a time.
 ///
 /// It sees all shards as they were at one moment, its snapshot's or that of the first poll, whatever is written,
-/// flushed or compacted meanwhile. While it is held it pins the memtables and tables that it reads from;
+/// flushed or compacted meanwhile. While it is held it pins the memtables that there were, and the tables with keys in its range;
 /// [`NodeStats`](crate::NodeStats) tells how many there are, and how long the oldest has been.
 ///
 /// ```

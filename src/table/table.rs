@@ -68,6 +68,15 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
+    /// What a key is of which the table has no version: deleted by a range delete, or not there.
+    #[inline]
+    fn missing(&self, key: &[u8], at: SeqNo) -> Lookup {
+        match &self.metadata.range_deletes {
+            None => Lookup::Missing,
+            Some(deletes) => hide(Lookup::Missing, deletes.covering(key, at)),
+        }
+    }
+
     /// What is left of a key's newest version under the table's range deletes.
     #[inline]
     fn hide(&self, found: Lookup, key: &[u8], at: SeqNo) -> Lookup {
@@ -135,9 +144,9 @@ impl Table {
         let Some(loaded) = &*loaded else { return Ok(Lookup::WouldBlock) };
         let Metadata { filter, index, .. } = &loaded.metadata;
         if filter.as_ref().is_some_and(|filter| !filter.may_contain(hash)) {
-            return Ok(loaded.hide(Lookup::Missing, key, at));
+            return Ok(loaded.missing(key, at));
         }
-        let Some(first) = index.find(key) else { return Ok(loaded.hide(Lookup::Missing, key, at)) };
+        let Some(first) = index.find(key) else { return Ok(loaded.missing(key, at)) };
         self.get_from_blocks(loaded, first, hash, key, at, mode)
     }
 
@@ -153,10 +162,10 @@ impl Table {
         if let Some(filter) = filter {
             filter.prefetch(hash);
         }
-        let Some(first) = index.find(key) else { return Ok(loaded.hide(Lookup::Missing, key, at)) };
+        let Some(first) = index.find(key) else { return Ok(loaded.missing(key, at)) };
         loaded.slots.prefetch(first);
         if filter.as_ref().is_some_and(|filter| !filter.may_contain(hash)) {
-            return Ok(loaded.hide(Lookup::Missing, key, at));
+            return Ok(loaded.missing(key, at));
         }
         self.get_from_blocks(loaded, first, hash, key, at, mode)
     }
@@ -192,7 +201,7 @@ impl Table {
                 return Ok(loaded.hide(found, key, at));
             }
         }
-        Ok(loaded.hide(Lookup::Missing, key, at))
+        Ok(loaded.missing(key, at))
     }
 
     /// What the table holds, as its file says. Reads the metadata if that has not happened yet.

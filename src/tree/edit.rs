@@ -22,7 +22,7 @@ use crate::{
     codec::archive::{OwnedArchive, to_archive},
     error::{Error, Result},
     ids::{BatchId, FileNumber, Level, SegmentNumber, SeqNo},
-    key::MAX_BOUND_BYTES,
+    key::{KeyRange, MAX_BOUND_BYTES},
     table::{ExpiryParts, expired_by},
 };
 
@@ -93,6 +93,11 @@ impl TableRecord {
     /// What it weighs when it is decided what to compact: with it goes what it hides.
     pub const fn weight_bytes(&self) -> u64 {
         self.file_bytes.saturating_add(self.hidden_bytes)
+    }
+
+    /// Whether a key in `range` may lie in the table.
+    pub fn is_in(&self, range: &KeyRange) -> bool {
+        !range.is_before(&self.max_key) && !range.is_behind(&self.min_key)
     }
 
     /// Whether the keys from `min` to `max`, both included, may overlap the table's: its end counts.

@@ -94,14 +94,14 @@ impl BlockCursor for SourceCursor {
     }
 }
 
-/// Walks the visible entries of a range of one shard, from a view that it holds. Each step may read blocks, and
-/// wait for them.
+/// Walks the visible entries of a range of one shard, from a view of which it holds the memtables, and the tables with
+/// keys in the range. Each step may read blocks, and wait for them.
 pub struct TreeScan {
     entries: Entries,
     /// Told after the pairs that came before it.
     failed: Option<Error>,
-    /// Keeps the files of the tables that are walked.
-    _view: Arc<ReadView>,
+    /// Keeps the files of the tables that are walked; the runs' cursors keep theirs.
+    _l0: Vec<Arc<TableHandle>>,
 }
 
 /// What is walked: nearly all views hold no range deletes, and their entries are not looked at for them.
@@ -112,18 +112,21 @@ enum Entries {
 }
 
 impl TreeScan {
-    pub(super) fn new(view: Arc<ReadView>, range: &KeyRange, reverse: bool, point: ReadPoint) -> Self {
-        let (cursors, deletes): (Vec<_>, Vec<_>) = sources_of(&view, range).unzip();
+    pub(super) fn new(view: &ReadView, range: &KeyRange, reverse: bool, point: ReadPoint) -> Self {
+        let l0: Vec<_> = view.version.l0().filter(|table| table.record().is_in(range)).cloned().collect();
+        let sources = sources_of(view, &l0, range);
         let range = range.clone();
-        let entries = if deletes.iter().all(Option::is_none) {
-            Entries::Plain(VisibleCursor::new(MergeCursor::new(cursors), range, reverse, point))
-        } else {
+        let entries = if view.has_range_deletes() {
+            let (cursors, deletes): (Vec<_>, Vec<_>) = sources.unzip();
             let mask = Arc::new(Mask { sources: deletes, at: point.at });
             let masked = cursors.into_iter().enumerate();
             let masked = masked.map(|(place, cursor)| MaskedCursor::new(cursor, Arc::clone(&mask), place));
             Entries::Masked(Box::new(VisibleCursor::new(MergeCursor::new(masked), range, reverse, point)))
+        } else {
+            let cursors = sources.map(|(cursor, _)| cursor);
+            Entries::Plain(VisibleCursor::new(MergeCursor::new(cursors), range, reverse, point))
         };
-        Self { entries, failed: None, _view: view }
+        Self { entries, failed: None, _l0: l0 }
     }
 
     /// The next visible pairs, up to so many and at least one; none at the end, and from then on. An error comes
@@ -153,6 +156,7 @@ impl TreeScan {
 /// The sources of a view that may have keys in a range, the newest first, and where their range deletes are.
 fn sources_of(
     view: &ReadView,
+    l0: &[Arc<TableHandle>],
     range: &KeyRange,
 ) -> impl Iterator<Item = (SourceCursor, Option<DeleteSource>)> {
     let memtables = std::iter::once(&view.active).chain(view.sealed.iter().map(|sealed| &sealed.memtable));
@@ -161,10 +165,7 @@ fn sources_of(
         let deletes = memtable.range_deletes().map(DeleteSource::Memtable);
         (SourceCursor::Memtable(memtable.cursor()), deletes)
     });
-    let in_range = |table: &&Arc<TableHandle>| {
-        !range.is_before(&table.record().max_key) && !range.is_behind(&table.record().min_key)
-    };
-    let l0 = view.version.l0().filter(in_range).map(|table| {
+    let l0 = l0.iter().map(|table| {
         let deletes =
             (table.record().range_deletes > 0).then(|| DeleteSource::Tables([Arc::clone(table)].into()));
         (SourceCursor::Table(table.table().cursor(CursorSource::Cached)), deletes)
@@ -172,7 +173,7 @@ fn sources_of(
     let runs = view.version.runs().filter(|run| !run.tables().is_empty()).map(|run| {
         let deleting = run.deleting();
         let deletes = (!deleting.is_empty()).then(|| DeleteSource::Tables(Arc::clone(deleting)));
-        let cursor = RunCursor::new(Arc::clone(run.tables()), CursorSource::Cached);
+        let cursor = RunCursor::new(run.within(range), CursorSource::Cached);
         (SourceCursor::Run(cursor), deletes)
     });
     memtables.chain(l0).chain(runs)

@@ -6,7 +6,9 @@ use std::sync::{
 };
 
 use super::{
-    FullCompaction, Strategy, TreeOptions,
+    FullCompaction, Strategy, TreeOptions, WriteOp,
+    compaction::ReadPositions,
+    edit::TableRecord,
     manifest::MANIFEST_NAME,
     testing::{
         Rng, Shard, context, delete, drain, guard, hash, open, open_all, open_in, pace, put, shard_dir, tiny,
@@ -642,4 +644,82 @@ fn what_everyone_sees_in_the_last_level_has_no_number_and_the_flushed_position_s
     let mut all = expected;
     all[1].1 = b"newer".to_vec();
     assert_eq!(shard.all(), all, "what is newer hides what has no number");
+}
+
+#[test]
+fn an_open_scan_keeps_the_tables_of_its_range_and_no_others() {
+    let sim = SimStorage::new(1);
+    guard(&sim);
+    let mut shard = open(&sim, &tiny(Strategy::Leveled)).unwrap();
+    let mut write_all = |round: usize| {
+        for n in 0..200 {
+            let value = format!("{round}-{}", n * 7919 % 200).repeat(9);
+            shard.put(&key(n), value.as_bytes()).unwrap();
+        }
+        shard.flush().unwrap();
+        compact_fully(&shard, shard.seqno, 0);
+        (shard.table_files(&sim), shard.tree.scan(&KeyRange::prefix("key-05"), false, SeqNo(shard.seqno), 0))
+    };
+    let (old, mut scan) = write_all(0);
+    assert!(old.len() > 10, "{} tables", old.len());
+    let first = scan.next_batch(1).unwrap();
+    assert_eq!(first.pair(0).unwrap().0, key(50));
+    let (both, _) = write_all(1);
+    let kept = old.iter().filter(|file| both.contains(file)).count();
+    assert!((1..=3).contains(&kept), "{kept} of {} old tables are kept for one range", old.len());
+    let rest = drain(scan);
+    assert_eq!(rest.len(), 9);
+    assert!(rest.iter().all(|(_, value)| value.starts_with(b"0-")));
+    assert_eq!(shard.table_files(&sim), shard.live_files());
+}
+
+#[test]
+fn what_a_range_delete_hides_goes_and_it_with_it() {
+    for strategy in [Strategy::Leveled, Strategy::SizeTiered] {
+        let sim = SimStorage::new(1);
+        let mut shard = filled(&sim, &tiny(strategy), 8);
+        let (start, end) = (key(5), key(25));
+        shard.write(&[WriteOp::delete_range(&start, &end)]).unwrap();
+        let held = shard.seqno - 1;
+        shard.put(&key(7), b"anew").unwrap();
+        shard.flush().unwrap();
+        // While somebody reads before it, all of it stays.
+        let positions = || ReadPositions::new([SeqNo(held)], SeqNo(shard.seqno));
+        for _ in 0..20 {
+            let bound = shard.tree.full_bound();
+            match shard.tree.plan_full_compaction(&KeyRange::all(), bound, positions(), 0) {
+                FullCompaction::Plan(plan) => {
+                    let output = shard.tree.run_compaction(*plan, &pace()).unwrap();
+                    shard.tree.install_compaction(output).unwrap();
+                }
+                _ => break,
+            }
+        }
+        let seen = |at: u64| drain(shard.tree.scan(&KeyRange::all(), true, SeqNo(at), 0)).len();
+        assert_eq!((seen(held), seen(shard.seqno)), (30, 11), "{strategy:?}");
+        compact_fully(&shard, shard.seqno, 0);
+        let view = shard.tree.view();
+        let records: Vec<_> = view.version().tables().map(|table| Arc::clone(table.record())).collect();
+        let sum = |of: fn(&TableRecord) -> u64| records.iter().map(|record| of(record)).sum::<u64>();
+        assert_eq!((sum(|table| table.entries), sum(|table| table.range_deletes)), (11, 0), "{strategy:?}");
+        assert_eq!(seen(shard.seqno), 11);
+        shard.tree.verify(&pace()).unwrap();
+    }
+}
+
+#[test]
+fn few_keys_deleted_by_many_range_deletes_leave_nothing_at_rest() {
+    let sim = SimStorage::new(1);
+    let mut shard = filled(&sim, &tiny(Strategy::Leveled), 8);
+    compact_fully(&shard, shard.seqno, 0);
+    // None of them covers a whole table.
+    for n in 0..29 {
+        let (start, end) = (key(n), [&key(n)[..], b"~"].concat());
+        shard.write(&[WriteOp::delete_range(&start, &end)]).unwrap();
+    }
+    shard.flush().unwrap();
+    shard.compact_due().unwrap();
+    assert_eq!(shard.all().len(), 1);
+    let entries: u64 = shard.tree.stats().levels.iter().map(|level| level.entries).sum();
+    assert_eq!(entries, 1, "what was deleted stays");
 }

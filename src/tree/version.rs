@@ -16,9 +16,12 @@ use super::{
 use crate::{
     error::Result,
     ids::{FileNumber, Level, SeqNo},
-    key::KeyHash,
+    key::{KeyHash, KeyRange},
     table::{Lookup, ReadMode},
 };
+
+/// A scan of a range over so many tables of a run keeps all of the run's, which costs it nothing.
+const MOST_PINNED_APART: usize = 32;
 
 /// Tables that do not overlap, by key.
 #[derive(Clone, Debug)]
@@ -40,6 +43,17 @@ impl Run {
     /// The tables, by key.
     pub fn tables(&self) -> &Arc<[Arc<TableHandle>]> {
         &self.tables
+    }
+
+    /// Those that may hold keys in a range; all of them where these are many.
+    pub fn within(&self, range: &KeyRange) -> Arc<[Arc<TableHandle>]> {
+        let first = self.tables.partition_point(|table| range.is_before(&table.record().max_key));
+        let end = self.tables.partition_point(|table| !range.is_behind(&table.record().min_key));
+        match self.tables.get(first..end) {
+            Some(some) if some.len() < self.tables.len().min(MOST_PINNED_APART) => some.into(),
+            Some(_) => Arc::clone(&self.tables),
+            None => Arc::default(),
+        }
     }
 
     /// Those that hold range deletes, by key.
@@ -70,6 +84,7 @@ pub struct Version {
     l1: Vec<Run>,
     l2: Run,
     levels: Levels,
+    has_range_deletes: bool,
     level_bytes: [u64; 3],
     garbage_tables: usize,
     /// From when on dead weight can go, while writes come, and at rest.
@@ -111,6 +126,7 @@ impl Version {
             l1: l1.iter().map(|run| records(&run.tables)).collect(),
             l2: records(&l2.tables),
         };
+        let has_range_deletes = levels.all().any(|table| table.range_deletes > 0);
         let l0 = l0.into_iter().map(|handle| L0Table {
             min_prefix: key_prefix(&handle.record().min_key),
             max_prefix: key_prefix(&handle.record().max_key),
@@ -121,6 +137,7 @@ impl Version {
             l1,
             l2,
             urgencies: [false, true].map(|at_rest| urgency(&levels, &PickerOptions { at_rest, ..*options })),
+            has_range_deletes,
             level_bytes: levels.bytes(),
             garbage_tables: levels.garbage_tables(),
             garbage_from_ms: [false, true].map(|at_rest| levels.garbage_from_ms(at_rest)),
@@ -195,6 +212,11 @@ impl Version {
     /// The same as plain data.
     pub fn levels(&self) -> &Levels {
         &self.levels
+    }
+
+    /// Whether any table holds range deletes.
+    pub(super) const fn has_range_deletes(&self) -> bool {
+        self.has_range_deletes
     }
 
     /// The bytes of each level.

@@ -66,13 +66,20 @@ impl ReadView {
 
     /// Walks the visible entries of `range` at one position and one time. Sorts what the memtables have not
     /// sorted yet ([`ReadView::unsorted_entries`]); reads no table before the first step.
-    pub fn scan(self: &Arc<Self>, range: &KeyRange, reverse: bool, at: SeqNo, now_ms: u64) -> TreeScan {
-        TreeScan::new(Arc::clone(self), range, reverse, ReadPoint { at, now_ms })
+    pub fn scan(&self, range: &KeyRange, reverse: bool, at: SeqNo, now_ms: u64) -> TreeScan {
+        TreeScan::new(self, range, reverse, ReadPoint { at, now_ms })
     }
 
     /// Whether half of what the active memtable holds expires, and all of that has by then.
     pub fn active_has_expired(&self, now_ms: u64) -> bool {
         self.active.has_expired(now_ms)
+    }
+
+    /// Whether it holds range deletes.
+    pub(super) fn has_range_deletes(&self) -> bool {
+        let sealed = self.sealed.iter().map(|sealed| &sealed.memtable);
+        self.version.has_range_deletes()
+            || std::iter::once(&self.active).chain(sealed).any(|memtable| memtable.has_range_deletes())
     }
 
     /// Whether a memtable waits for its flush, or is being flushed.

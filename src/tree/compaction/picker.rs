@@ -37,6 +37,11 @@ pub struct Levels {
 }
 
 impl Levels {
+    /// Every table.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<TableRecord>> {
+        self.l0.iter().chain(self.l1.iter().flatten()).chain(&self.l2)
+    }
+
     /// The bytes of each level.
     pub fn bytes(&self) -> [u64; 3] {
         [bytes_of(&self.l0), bytes_of(self.l1.iter().flatten()), bytes_of(&self.l2)]
@@ -195,7 +200,7 @@ pub fn pick_full(situation: &Situation<'_>, range: &KeyRange, bound: FullBound) 
     } else {
         // IMPORTANT: one at a time. Outputs may span what lies between the inputs, and between two of these lie
         // tables that are no inputs.
-        let l2 = levels.l2.iter().filter(|table| is_in(range, table) && is_meant(table) && shrinks(table));
+        let l2 = levels.l2.iter().filter(|table| table.is_in(range) && is_meant(table) && shrinks(table));
         l2.map(|table| vec![Arc::clone(table)]).collect()
     };
     let nothing = candidates.is_empty();
@@ -213,15 +218,11 @@ pub fn pick_full(situation: &Situation<'_>, range: &KeyRange, bound: FullBound) 
     }
 }
 
-fn is_in(range: &KeyRange, table: &TableRecord) -> bool {
-    !range.is_before(&table.max_key) && !range.is_behind(&table.min_key)
-}
-
 /// The tables above L2 in `range`, with all that must come along: what overlaps an input has older versions, or
 /// would lie under newer ones.
 fn what_hangs_together(levels: &Levels, range: &KeyRange) -> Vec<Arc<TableRecord>> {
     let upper = || levels.l0.iter().chain(levels.l1.iter().flatten());
-    let mut chosen: Vec<_> = upper().filter(|table| is_in(range, table)).cloned().collect();
+    let mut chosen: Vec<_> = upper().filter(|table| table.is_in(range)).cloned().collect();
     loop {
         let hull = Hull::of(&chosen);
         let everything = upper().chain(&levels.l2);
