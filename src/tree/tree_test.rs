@@ -652,7 +652,7 @@ fn an_open_scan_keeps_the_tables_of_its_range_and_no_others() {
     guard(&sim);
     let mut shard = open(&sim, &tiny(Strategy::Leveled)).unwrap();
     let mut write_all = |round: usize| {
-        for n in 0..200 {
+        for n in 0..600 {
             let value = format!("{round}-{}", n * 7919 % 200).repeat(9);
             shard.put(&key(n), value.as_bytes()).unwrap();
         }
