@@ -67,27 +67,7 @@ pub(super) struct Loaded {
     pub(super) slots: Arc<BlockSlots>,
 }
 
-impl Loaded {
-    /// What a key is of which the table has no version: deleted by a range delete, or not there.
-    #[inline]
-    fn missing(&self, key: &[u8], at: SeqNo) -> Lookup {
-        match &self.metadata.range_deletes {
-            None => Lookup::Missing,
-            Some(deletes) => hide(Lookup::Missing, deletes.covering(key, at)),
-        }
-    }
-
-    /// What is left of a key's newest version under the table's range deletes.
-    #[inline]
-    fn hide(&self, found: Lookup, key: &[u8], at: SeqNo) -> Lookup {
-        match &self.metadata.range_deletes {
-            None => found,
-            Some(deletes) => hide(found, deletes.covering(key, at)),
-        }
-    }
-}
-
-#[cold]
+/// What is left of what was found under a range delete.
 fn hide(found: Lookup, deleted: Option<SeqNo>) -> Lookup {
     match (found, deleted) {
         (Lookup::WouldBlock, _) => Lookup::WouldBlock,
@@ -142,12 +122,42 @@ impl Table {
     pub fn get(&self, hash: KeyHash, key: &[u8], at: SeqNo, mode: ReadMode) -> Result<Lookup> {
         let loaded = self.loaded(mode)?;
         let Some(loaded) = &*loaded else { return Ok(Lookup::WouldBlock) };
+        if loaded.metadata.range_deletes.is_some() {
+            return self.get_beside_deletes(loaded, hash, key, at, mode);
+        }
+        self.get_entry(loaded, hash, key, at, mode)
+    }
+
+    /// The newest version among the entries.
+    #[inline]
+    fn get_entry(
+        &self,
+        loaded: &Loaded,
+        hash: KeyHash,
+        key: &[u8],
+        at: SeqNo,
+        mode: ReadMode,
+    ) -> Result<Lookup> {
         let Metadata { filter, index, .. } = &loaded.metadata;
         if filter.as_ref().is_some_and(|filter| !filter.may_contain(hash)) {
-            return Ok(loaded.missing(key, at));
+            return Ok(Lookup::Missing);
         }
-        let Some(first) = index.find(key) else { return Ok(loaded.missing(key, at)) };
+        let Some(first) = index.find(key) else { return Ok(Lookup::Missing) };
         self.get_from_blocks(loaded, first, hash, key, at, mode)
+    }
+
+    /// The newest version, in a table that has range deletes. Apart, so that the gets of all others stay small.
+    #[cold]
+    fn get_beside_deletes(
+        &self,
+        loaded: &Loaded,
+        hash: KeyHash,
+        key: &[u8],
+        at: SeqNo,
+        mode: ReadMode,
+    ) -> Result<Lookup> {
+        let newest = loaded.metadata.range_deletes.as_ref().and_then(|deletes| deletes.covering(key, at));
+        Ok(hide(self.get_entry(loaded, hash, key, at, mode)?, newest))
     }
 
     /// The same, made for a key that most likely is in this table: the memory that a hit needs is asked for while the
@@ -158,14 +168,17 @@ impl Table {
     pub fn get_likely(&self, hash: KeyHash, key: &[u8], at: SeqNo, mode: ReadMode) -> Result<Lookup> {
         let loaded = self.loaded(mode)?;
         let Some(loaded) = &*loaded else { return Ok(Lookup::WouldBlock) };
-        let Metadata { filter, index, .. } = &loaded.metadata;
+        let Metadata { filter, index, range_deletes, .. } = &loaded.metadata;
+        if range_deletes.is_some() {
+            return self.get_beside_deletes(loaded, hash, key, at, mode);
+        }
         if let Some(filter) = filter {
             filter.prefetch(hash);
         }
-        let Some(first) = index.find(key) else { return Ok(loaded.missing(key, at)) };
+        let Some(first) = index.find(key) else { return Ok(Lookup::Missing) };
         loaded.slots.prefetch(first);
         if filter.as_ref().is_some_and(|filter| !filter.may_contain(hash)) {
-            return Ok(loaded.missing(key, at));
+            return Ok(Lookup::Missing);
         }
         self.get_from_blocks(loaded, first, hash, key, at, mode)
     }
@@ -198,10 +211,10 @@ impl Table {
                 answer(block.view().lookup(hash, key, at).map_err(damaged)?, |value| block.share_value(value))
             };
             if let Some(found) = found {
-                return Ok(loaded.hide(found, key, at));
+                return Ok(found);
             }
         }
-        Ok(loaded.missing(key, at))
+        Ok(Lookup::Missing)
     }
 
     /// What the table holds, as its file says. Reads the metadata if that has not happened yet.
