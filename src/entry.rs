@@ -34,6 +34,15 @@ impl ValueKind {
         }
     }
 
+    /// The same among the entries of a data block, where range deletes are not.
+    pub const fn in_block(byte: u8) -> Option<Self> {
+        match byte {
+            1 => Some(Self::Put),
+            2 => Some(Self::Delete),
+            _ => None,
+        }
+    }
+
     /// The kind's byte in every file format.
     pub const fn byte(self) -> u8 {
         self as u8

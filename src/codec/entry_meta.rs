@@ -11,6 +11,7 @@ use super::varint::{ByteReader, put_varint};
 use crate::entry::ValueKind;
 
 const FLAG_EXPIRES: u64 = 1;
+const ENDS_EARLY: &str = "an entry that ends early";
 
 /// Appends the kind, flags, keyspace and expiry of an entry.
 #[inline]
@@ -24,33 +25,40 @@ pub fn put_entry_meta(out: &mut Vec<u8>, kind: ValueKind, expires_at_ms: Option<
     }
 }
 
-/// Reads what [`put_entry_meta`] wrote.
+/// Reads what [`put_entry_meta`] wrote; `kind_of` knows the kinds that may be there.
 ///
 /// # Errors
 /// What is wrong, as a phrase for a corruption error.
 #[inline]
-pub fn read_entry_meta(reader: &mut ByteReader<'_>) -> Result<(ValueKind, Option<u64>), &'static str> {
+pub fn read_entry_meta(
+    reader: &mut ByteReader<'_>,
+    kind_of: impl Fn(u8) -> Option<ValueKind>,
+) -> Result<(ValueKind, Option<u64>), &'static str> {
     // Nearly all entries have no flags.
     if let Some(&[kind, 0, 0]) = reader.rest().first_chunk()
-        && let Some(kind) = ValueKind::from_byte(kind)
+        && let Some(kind) = kind_of(kind)
     {
         reader.bytes(3);
         return Ok((kind, None));
     }
-    let kind = reader.byte().ok_or("an entry that ends early")?;
-    let kind = ValueKind::from_byte(kind).ok_or("an entry kind that this version does not know")?;
-    let flags = reader.varint().ok_or("an entry that ends early")?;
+    let kind = kind_of(reader.byte().ok_or(ENDS_EARLY)?).ok_or("an entry kind that is not known here")?;
+    read_expiry(reader).map(|expires_at_ms| (kind, expires_at_ms))
+}
+
+/// What follows the kind. Apart, so that what reads the many entries without flags stays small enough to be inlined.
+#[inline(never)]
+fn read_expiry(reader: &mut ByteReader<'_>) -> Result<Option<u64>, &'static str> {
+    let flags = reader.varint().ok_or(ENDS_EARLY)?;
     if flags & !FLAG_EXPIRES != 0 {
         return Err("an entry flag that this version does not know");
     }
-    if reader.varint().ok_or("an entry that ends early")? != 0 {
+    if reader.varint().ok_or(ENDS_EARLY)? != 0 {
         return Err("a keyspace that this version does not know");
     }
-    let expires = match flags & FLAG_EXPIRES {
-        0 => None,
-        _ => Some(reader.varint().ok_or("an entry that ends early")?),
-    };
-    Ok((kind, expires))
+    match flags & FLAG_EXPIRES {
+        0 => Ok(None),
+        _ => reader.varint().ok_or(ENDS_EARLY).map(Some),
+    }
 }
 
 #[cfg(test)]
@@ -62,11 +70,16 @@ mod tests {
         for expires in [None, Some(0), Some(u64::MAX)] {
             let mut out = vec![];
             put_entry_meta(&mut out, ValueKind::Delete, expires);
-            let read = read_entry_meta(&mut ByteReader::new(&out)).unwrap();
+            let read = read_entry_meta(&mut ByteReader::new(&out), ValueKind::from_byte).unwrap();
             assert_eq!(read, (ValueKind::Delete, expires));
         }
         for bad in [&[4u8, 0, 0][..], &[1, 2, 0], &[1, 0, 1], &[1, 1, 0], &[1]] {
-            assert!(read_entry_meta(&mut ByteReader::new(bad)).is_err(), "{bad:?}");
+            assert!(read_entry_meta(&mut ByteReader::new(bad), ValueKind::from_byte).is_err(), "{bad:?}");
         }
+        assert!(read_entry_meta(&mut ByteReader::new(&[3, 0, 0]), ValueKind::from_byte).is_ok());
+        assert!(
+            read_entry_meta(&mut ByteReader::new(&[3, 0, 0]), ValueKind::in_block).is_err(),
+            "in a block"
+        );
     }
 }

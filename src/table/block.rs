@@ -169,17 +169,18 @@ impl<'a> BlockView<'a> {
     }
 
     /// The entry that begins at `offset`.
-    #[inline]
+    #[expect(
+        clippy::inline_always,
+        reason = "a scan calls it for every entry: as a call it costs 8 % of a scan"
+    )]
+    #[inline(always)]
     pub(super) fn entry_at(self, offset: usize) -> Result<RawEntry<'a>, Damage> {
         let entries = self.entry_bytes();
         let mut reader = ByteReader::new(entries.get(offset..).ok_or(ENDS_EARLY)?);
         let (Some(suffix_len), Some(value_len)) = (reader.varint_usize(), reader.varint_usize()) else {
             return Err(ENDS_EARLY);
         };
-        let (kind, expires_at_ms) = read_entry_meta(&mut reader)?;
-        if kind == ValueKind::RangeDelete {
-            return Err("a range delete among the entries");
-        }
+        let (kind, expires_at_ms) = read_entry_meta(&mut reader, ValueKind::in_block)?;
         let seqno = SeqNo(reader.varint().ok_or(ENDS_EARLY)?);
         let suffix = reader.bytes(suffix_len).ok_or(ENDS_EARLY)?;
         let value = reader.bytes(value_len).ok_or(ENDS_EARLY)?;

@@ -143,7 +143,8 @@ impl BlockIter {
 
 /// Reads the entry that begins at `offset`, and puts its suffix in place of the last one's. Asks for the memory of
 /// those behind it.
-#[inline]
+#[expect(clippy::inline_always, reason = "as for the entry that it reads")]
+#[inline(always)]
 fn read_entry<'a>(
     view: BlockView<'a>,
     offset: usize,

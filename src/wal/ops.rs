@@ -52,7 +52,7 @@ pub(super) fn put_op(
 /// Reads an operation.
 fn read_op<'a>(reader: &mut ByteReader<'a>, seqno: SeqNo) -> Result<Entry<'a>, &'static str> {
     const SHORT: &str = "an operation that ends early";
-    let (kind, expires_at_ms) = read_entry_meta(reader)?;
+    let (kind, expires_at_ms) = read_entry_meta(reader, ValueKind::from_byte)?;
     let key_bytes = reader.varint_usize().ok_or(SHORT)?;
     let value_bytes = reader.varint_usize().ok_or(SHORT)?;
     let is_range = kind == ValueKind::RangeDelete;
