@@ -7,7 +7,13 @@ use std::{
     collections::BTreeMap,
     ops::Bound,
     path::Path,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
+    },
+    task::{Context, Wake, Waker},
     thread,
 };
 
@@ -178,6 +184,57 @@ fn what_reads_before_it_writes_finds_deleted_keys_absent() {
         node.flush().unwrap();
     }
     assert_eq!(numbers(&node), [0, 1, 2, 4, 5, 40, 41, 42, 44, 45]);
+}
+
+/// Requests that wait together run in one turn: each finds what those before it have done, though nothing of it is
+/// written yet.
+#[test]
+fn what_shares_a_turn_with_a_range_delete_finds_deleted_keys_absent() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(dir.path());
+    options.shards = 1;
+    let node = Node::open(options).unwrap();
+    for _ in 0..50 {
+        node.put(key(1), "41").unwrap();
+        let ((entered, has_entered), (release, released)) = (mpsc::channel(), mpsc::channel::<()>());
+        thread::scope(|scope| {
+            // The turn is taken until the others wait for it.
+            scope.spawn(|| {
+                let hold = move |_: Option<&[u8]>| {
+                    entered.send(()).unwrap();
+                    released.recv().unwrap();
+                    None::<Vec<u8>>
+                };
+                node.update("other", hold).unwrap();
+            });
+            has_entered.recv().unwrap();
+            let asynchronous = node.to_async();
+            let mut delete = pin!(asynchronous.delete_prefix("key/"));
+            let mut increment = pin!(asynchronous.increment(key(1), 1));
+            poll_until_it_waits(delete.as_mut());
+            poll_until_it_waits(increment.as_mut());
+            release.send(()).unwrap();
+            pollster::block_on(delete).unwrap();
+            assert_eq!(pollster::block_on(increment).unwrap(), 1);
+        });
+    }
+}
+
+/// Polls until the future waits for another than itself.
+fn poll_until_it_waits<F: Future>(mut future: Pin<&mut F>) {
+    let woken = Arc::new(WokenItself(AtomicBool::new(true)));
+    let waker = Waker::from(Arc::clone(&woken));
+    while woken.0.swap(false, Ordering::Relaxed) {
+        assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending(), "the turn is taken");
+    }
+}
+
+struct WokenItself(AtomicBool);
+
+impl Wake for WokenItself {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]

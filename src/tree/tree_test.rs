@@ -15,6 +15,7 @@ use super::{
     },
 };
 use crate::{
+    entry::ValueKind,
     error::{Error, ErrorKind, Result},
     ids::{Level, SeqNo},
     key::KeyRange,
@@ -377,7 +378,7 @@ fn staged_operations_are_found_first_and_the_last_of_a_key_wins() {
     writer.stage(&delete(b"a"));
     writer.end_frame();
     let found = writer.newest_in_memory(hash(b"a"), b"a").unwrap();
-    assert_eq!((found.kind, found.seqno), (crate::entry::ValueKind::Delete, SeqNo::MAX));
+    assert_eq!((found.kind, found.seqno), (ValueKind::Delete, SeqNo::MAX));
     assert_eq!(writer.newest_in_memory(hash(b"b"), b"b").unwrap().expires_at_ms, Some(7));
     // A key whose hash is taken for another's is told apart.
     assert!(writer.newest_in_memory(hash(b"a"), b"x").is_none());
@@ -385,6 +386,32 @@ fn staged_operations_are_found_first_and_the_last_of_a_key_wins() {
     writer.abandon();
     assert_eq!((writer.staged_ops(), writer.is_empty()), (0, true));
     assert_eq!(shard.get(b"a").as_deref(), Some(&b"old"[..]));
+}
+
+#[test]
+fn a_staged_range_delete_hides_what_stands_before_it_from_the_rest_of_the_turn() {
+    let sim = SimStorage::new(1);
+    let mut shard = open(&sim, &tiny(Strategy::Leveled)).unwrap();
+    shard.put(b"b", b"old").unwrap();
+    let writer = &mut shard.writer;
+    let mut newest = |ops: &[WriteOp<'_>], key: &[u8]| {
+        writer.begin_frame(FrameKind::Data);
+        ops.iter().for_each(|op| writer.stage(op));
+        writer.end_frame();
+        writer.newest_in_memory(hash(key), key).map(|entry| (entry.kind, entry.value.to_vec()))
+    };
+    let (gone, there) =
+        (Some((ValueKind::Delete, vec![])), |value: &[u8]| Some((ValueKind::Put, value.to_vec())));
+    assert_eq!(newest(&[put(b"c", b"1", None)], b"b"), there(b"old"));
+    assert_eq!(newest(&[WriteOp::delete_range(b"b", b"d")], b"b"), gone, "a key of the memtable");
+    assert_eq!(newest(&[], b"c"), gone, "a staged key");
+    assert_eq!(newest(&[], b"ca"), gone, "a key that may be in tables");
+    assert_eq!(newest(&[], b"d"), None, "the end is no part of the range");
+    assert_eq!(newest(&[], b"a"), None);
+    assert_eq!(newest(&[put(b"c", b"2", None), WriteOp::delete_range(b"d", b"")], b"c"), there(b"2"));
+    assert_eq!(newest(&[], b"e"), gone, "of a range without an end");
+    writer.abandon();
+    assert_eq!(shard.get(b"b").as_deref(), Some(&b"old"[..]));
 }
 
 #[test]
