@@ -29,6 +29,7 @@ mod options;
 mod pace;
 mod properties;
 mod range_deletes;
+mod recent_misses;
 mod stored_block;
 #[expect(clippy::module_inception, reason = "the file of the type `Table`")]
 mod table;

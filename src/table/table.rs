@@ -21,6 +21,7 @@ use super::{
     metadata_cache::MetadataPlace,
     options::TableId,
     properties::TableSummary,
+    recent_misses,
     stored_block::check_stored_block,
 };
 use crate::{
@@ -172,12 +173,20 @@ impl Table {
         if range_deletes.is_some() {
             return self.get_beside_deletes(loaded, hash, key, at, mode);
         }
+        let is_missing = || {
+            let is_missing = filter.as_ref().is_some_and(|filter| !filter.may_contain(hash));
+            recent_misses::note(is_missing);
+            is_missing
+        };
+        if recent_misses::expects_miss() && is_missing() {
+            return Ok(Lookup::Missing);
+        }
         if let Some(filter) = filter {
             filter.prefetch(hash);
         }
         let Some(first) = index.find(key) else { return Ok(Lookup::Missing) };
         loaded.slots.prefetch(first);
-        if filter.as_ref().is_some_and(|filter| !filter.may_contain(hash)) {
+        if is_missing() {
             return Ok(Lookup::Missing);
         }
         self.get_from_blocks(loaded, first, hash, key, at, mode)
