@@ -4,7 +4,10 @@
 
 use std::{cell::Cell, ops::ControlFlow};
 
-use dbex::{Settings, WriteBatch, blocking::Node};
+use dbex::{
+    Settings, WriteBatch,
+    blocking::{Node, Snapshot},
+};
 use divan::Bencher;
 
 const ENTRIES: u64 = 200_000;
@@ -22,8 +25,9 @@ fn key(i: u64) -> [u8; 16] {
     u128::from(i).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835).to_be_bytes()
 }
 
-/// A settled node with [`ENTRIES`] entries, and so many range deletes between them, in memory or in tables.
-fn beside(deletes: u64, is_flushed: bool) -> (tempfile::TempDir, Node) {
+/// A settled node with [`ENTRIES`] entries, and so many range deletes between them, in memory or in tables. These would
+/// be gone at once, as nothing lies below them, but for the snapshot.
+fn beside(deletes: u64, is_flushed: bool) -> (tempfile::TempDir, Node, Snapshot) {
     let (dir, node) = open();
     for first in (0..ENTRIES).step_by(100) {
         let mut batch = WriteBatch::new();
@@ -33,13 +37,14 @@ fn beside(deletes: u64, is_flushed: bool) -> (tempfile::TempDir, Node) {
         node.write(batch).unwrap();
     }
     node.settle().unwrap();
+    let snapshot = node.snapshot().unwrap();
     for i in ENTRIES..ENTRIES + deletes {
         node.delete_range(key(i)..=key(i)).unwrap();
     }
     if is_flushed {
         node.flush().unwrap();
     }
-    (dir, node)
+    (dir, node, snapshot)
 }
 
 fn counter() -> impl Fn() -> u64 {
@@ -64,7 +69,7 @@ fn get_beside_those_in_tables(bencher: Bencher, deletes: u64) {
 
 #[divan::bench(args = DELETES, sample_size = 200)]
 fn scan_of_100_beside_those_in_memory(bencher: Bencher, deletes: u64) {
-    let (_dir, node) = beside(deletes, false);
+    let (_dir, node, _snapshot) = beside(deletes, false);
     let next = counter();
     bencher.bench_local(|| {
         let scan = node.scan(key(next() * 7919 % ENTRIES)..).limit(100);
@@ -77,7 +82,7 @@ fn scan_of_100_beside_those_in_memory(bencher: Bencher, deletes: u64) {
 
 #[divan::bench(sample_size = 500)]
 fn delete_range(bencher: Bencher) {
-    let (_dir, node) = beside(0, false);
+    let (_dir, node, _snapshot) = beside(0, false);
     let next = counter();
     bencher.bench_local(|| {
         let key = key(next());
@@ -88,7 +93,8 @@ fn delete_range(bencher: Bencher) {
 /// The first pair of a scan that begins in front of 200,000 deleted ones.
 #[divan::bench(sample_size = 20)]
 fn scan_over_200_000_deleted(bencher: Bencher) {
-    let (_dir, node) = beside(0, false);
+    let (_dir, node, snapshot) = beside(0, false);
+    drop(snapshot);
     node.put([0xFF; 17], "last").unwrap();
     node.delete_range(..[0xFF; 16]).unwrap();
     bencher.bench_local(|| assert_eq!(node.scan(..).count(), 1));

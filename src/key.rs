@@ -44,6 +44,19 @@ pub fn check_value(value: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// The first eight bytes of a key as a number that orders like them.
+#[inline]
+pub fn key_prefix(key: &[u8]) -> u64 {
+    if let Some(first) = key.first_chunk() {
+        return u64::from_be_bytes(*first);
+    }
+    let mut padded = [0; 8];
+    for (to, from) in padded.iter_mut().zip(key) {
+        *to = *from;
+    }
+    u64::from_be_bytes(padded)
+}
+
 /// The seeded XXH3 hash of a key. Its leading bits choose the shard; everything inside a shard uses
 /// [`KeyHash::mixed`], because there the leading bits are nearly constant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -7,6 +7,7 @@ use super::{block_cursor::BlockCursor, loser_tree::LoserTree};
 use crate::{
     entry::{Cursor, Entry},
     error::Result,
+    key::key_prefix,
     table::WholeBlock,
 };
 
@@ -165,19 +166,6 @@ fn is_before<C: Cursor>(sources: &[Source<C>], forward: bool, a: usize, b: usize
         return a.stands;
     }
     a.order(b) == if forward { Ordering::Less } else { Ordering::Greater }
-}
-
-/// The first eight bytes of a key as a number that orders like them.
-#[inline]
-pub fn key_prefix(key: &[u8]) -> u64 {
-    if let Some(first) = key.first_chunk() {
-        return u64::from_be_bytes(*first);
-    }
-    let mut padded = [0; 8];
-    for (to, from) in padded.iter_mut().zip(key) {
-        *to = *from;
-    }
-    u64::from_be_bytes(padded)
 }
 
 impl<C: Cursor> Cursor for MergeCursor<C> {

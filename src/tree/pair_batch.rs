@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::merge::key_prefix;
+use crate::key::key_prefix;
 
 /// A batch of more than one pair holds at most so many bytes.
 const MAX_BYTES: usize = 16 << 10;

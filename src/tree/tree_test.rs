@@ -396,7 +396,9 @@ fn a_staged_range_delete_hides_what_stands_before_it_from_the_rest_of_the_turn()
     let writer = &mut shard.writer;
     let mut newest = |ops: &[WriteOp<'_>], key: &[u8]| {
         writer.begin_frame(FrameKind::Data);
-        ops.iter().for_each(|op| writer.stage(op));
+        for op in ops {
+            writer.stage(op);
+        }
         writer.end_frame();
         writer.newest_in_memory(hash(key), key).map(|entry| (entry.kind, entry.value.to_vec()))
     };

@@ -11,12 +11,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     compaction::{DUE_PERMILLE, Levels, PickerOptions, debt_bytes, score_permille},
     handle::TableHandle,
-    merge::key_prefix,
 };
 use crate::{
     error::Result,
     ids::{FileNumber, Level, SeqNo},
-    key::{KeyHash, KeyRange},
+    key::{KeyHash, KeyRange, key_prefix},
     table::{Lookup, ReadMode},
 };
 

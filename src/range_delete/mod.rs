@@ -6,9 +6,13 @@
 //!        d──f @7        ═►     a read of "e" at 6 finds 5, at 7 or later 7
 //! ```
 
+mod fences;
+
 use std::cmp::Ordering;
 
 use bytes::Bytes;
+
+use fences::Fences;
 
 use crate::ids::SeqNo;
 
@@ -38,6 +42,7 @@ pub struct Place<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RangeDeletes {
     pieces: Vec<Piece>,
+    fences: Fences,
 }
 
 /// Compares where two pieces end.
@@ -72,7 +77,11 @@ impl Piece {
 impl RangeDeletes {
     /// A single delete of the keys from `start` on and before `end`, which holds some; see [`Piece`] for empty bounds.
     pub fn one(start: Bytes, end: Bytes, seqno: SeqNo) -> Self {
-        Self { pieces: vec![Piece { start, end, seqnos: vec![seqno] }] }
+        Self::of(vec![Piece { start, end, seqnos: vec![seqno] }])
+    }
+
+    fn of(pieces: Vec<Piece>) -> Self {
+        Self { fences: Fences::of(&pieces), pieces }
     }
 
     /// The set of these pieces, which are in order.
@@ -94,7 +103,7 @@ impl RangeDeletes {
                 return Err("range deletes whose sequence numbers are out of order");
             }
         }
-        Ok(Self { pieces })
+        Ok(Self::of(pieces))
     }
 
     /// The pieces, by key.
@@ -109,7 +118,7 @@ impl RangeDeletes {
 
     /// What it takes in memory, about.
     pub fn memory_bytes(&self) -> usize {
-        self.pieces.iter().map(Piece::memory_bytes).sum()
+        self.pieces.iter().map(Piece::memory_bytes).sum::<usize>() + self.fences.memory_bytes()
     }
 
     /// The lowest and the highest sequence number; `None` when it is empty.
@@ -121,14 +130,13 @@ impl RangeDeletes {
     /// The newest delete of a key up to a position.
     #[inline]
     pub fn covering(&self, key: &[u8], at: SeqNo) -> Option<SeqNo> {
-        let behind = self.pieces.partition_point(|piece| piece.start <= key);
-        let piece = self.pieces.get(behind.checked_sub(1)?)?;
-        if is_before_end(key, &piece.end) { piece.newest(at) } else { None }
+        let place = self.fences.find(&self.pieces, key)?;
+        self.pieces.get(place)?.newest(at)
     }
 
     /// The same, and how far that goes on.
     pub fn place(&self, key: &[u8], at: SeqNo) -> Place<'_> {
-        let behind = self.pieces.partition_point(|piece| piece.start <= key);
+        let behind = self.fences.begun(&self.pieces, key);
         let next = self.pieces.get(behind).map(|piece| &piece.start);
         let Some(piece) = behind.checked_sub(1).and_then(|last| self.pieces.get(last)) else {
             return Place { newest: None, from: None, until: next };
@@ -168,7 +176,7 @@ impl RangeDeletes {
         if self.is_empty() || other.is_empty() {
             return if self.is_empty() { other.clone() } else { self.clone() };
         }
-        let mut out = Self::default();
+        let mut out = Pieces::default();
         let (mut rest_a, mut rest_b) = (self.pieces.iter().cloned(), other.pieces.iter().cloned());
         let (mut a, mut b) = (rest_a.next(), rest_b.next());
         loop {
@@ -199,7 +207,7 @@ impl RangeDeletes {
                     out.push(piece);
                     (None, rest_b.next())
                 }
-                (None, None) => return out,
+                (None, None) => return Self::of(out.0),
             };
         }
     }
@@ -244,29 +252,35 @@ impl RangeDeletes {
             },
             seqnos: piece.seqnos.clone(),
         };
-        Self { pieces: inside.map(clip).collect() }
+        Self::of(inside.map(clip).collect())
     }
 
     /// The same keys, with those of a piece's deletes that `keep` leaves; pieces without any are gone.
     #[must_use]
     pub fn filtered(&self, mut keep: impl FnMut(&Piece) -> Vec<SeqNo>) -> Self {
-        let mut out = Self::default();
+        let mut out = Pieces::default();
         for piece in &self.pieces {
             let seqnos = keep(piece);
             if !seqnos.is_empty() {
                 out.push(Piece { start: piece.start.clone(), end: piece.end.clone(), seqnos });
             }
         }
-        out
+        Self::of(out.0)
     }
+}
 
+/// Pieces as they are put together.
+#[derive(Default)]
+struct Pieces(Vec<Piece>);
+
+impl Pieces {
     /// Adds the next piece; where it goes on as the last one ends, they become one.
     fn push(&mut self, piece: Piece) {
-        match self.pieces.last_mut() {
+        match self.0.last_mut() {
             Some(last) if last.end == piece.start && !last.end.is_empty() && last.seqnos == piece.seqnos => {
                 last.end = piece.end;
             }
-            _ => self.pieces.push(piece),
+            _ => self.0.push(piece),
         }
     }
 
