@@ -181,6 +181,22 @@ fn a_batch_is_written_over_all_shards_and_read_back() {
 }
 
 #[test]
+fn a_key_is_written_to_the_shard_that_it_is_said_to_belong_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = open(&dir, 3);
+    let mut expected = [0u64; 3];
+    for number in 0..300 {
+        let key = format!("key/{number}");
+        expected[node.shard_of(&key)] += 1;
+        node.put(&key, "value").unwrap();
+    }
+    let entries: Vec<u64> =
+        node.stats().unwrap().shards.iter().map(|shard| shard.load.active_entries).collect();
+    assert_eq!(entries, expected);
+    assert!(expected.iter().all(|count| *count > 50), "{expected:?}");
+}
+
+#[test]
 fn many_threads_write_one_node_and_nothing_is_lost() {
     let dir = tempfile::tempdir().unwrap();
     let node = open(&dir, 2);

@@ -321,6 +321,13 @@ impl Node {
         async move { node.core().compact_range(range, Caller::Async).await }
     }
 
+    /// The shard that a key belongs to, from 0 on. It stays so for as long as the data directory has its shards; other
+    /// directories have other seeds. For hosts that place work beside its data, and to see which keys are hot together.
+    pub fn shard_of(&self, key: impl AsRef<[u8]>) -> usize {
+        let router = self.core().router;
+        router.shard(router.hash(key.as_ref()))
+    }
+
     /// What the node tells of itself.
     ///
     /// # Errors

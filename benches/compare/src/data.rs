@@ -107,6 +107,8 @@ pub enum Pick {
     Uniform { random: Random, entries: u64 },
     /// Few often, most seldom.
     Zipfian { random: Random, zipf: Zipf },
+    /// Nine of ten among some, the others elsewhere.
+    Hot { random: Random, hot: Arc<Vec<u64>>, cold: Arc<Vec<u64>> },
 }
 
 impl Pick {
@@ -119,8 +121,18 @@ impl Pick {
         Self::Zipfian { random: Random(mix(seed)), zipf: Zipf::new(entries, 0.99) }
     }
 
+    /// Nine of ten among the first of these.
+    pub fn hot((hot, cold): (Arc<Vec<u64>>, Arc<Vec<u64>>), seed: u64) -> Self {
+        Self::Hot { random: Random(mix(seed)), hot, cold }
+    }
+
     pub fn next(&mut self) -> u64 {
         match self {
+            Self::Hot { random, hot, cold } => {
+                let ids = if random.below(10) == 0 { cold } else { hot };
+                let place = usize::try_from(random.below(ids.len() as u64)).unwrap_or_default();
+                ids.get(place).copied().unwrap_or_default()
+            }
             Self::Uniform { random, entries } => random.below(*entries),
             Self::Zipfian { random, zipf } => zipf.rank(random.next()),
         }

@@ -15,6 +15,7 @@ mod orchestrate;
 mod report;
 mod rows;
 mod sample;
+mod seconds;
 mod workloads;
 
 use std::path::PathBuf;
@@ -40,7 +41,7 @@ struct Run {
     /// The engines, separated by commas.
     #[arg(long, value_delimiter = ',', default_value = "dbex,fjall,rocksdb,redb")]
     engine: Vec<EngineKind>,
-    /// The groups of rows, separated by commas, or `all`.
+    /// The groups of rows, separated by commas, or `all`: all but the sustained ones, which take minutes each.
     #[arg(long, value_delimiter = ',', default_value = "all")]
     workload: Vec<String>,
     /// Times that each is measured, one engine after the other; the median counts.
@@ -65,7 +66,7 @@ struct SizeArgs {
     /// Entries of a data set.
     #[arg(long, default_value_t = 2_000_000)]
     entries: u64,
-    /// Seconds of each measurement that is bounded by time; tails take four times as long.
+    /// Seconds of each measurement that is bounded by time; tails take four times as long, sustained ones 132 times.
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
     /// Shards of dbex; 0 is its default.

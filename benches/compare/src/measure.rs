@@ -28,6 +28,10 @@ impl Latencies {
         self.0.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
     }
 
+    pub fn count(&self) -> u64 {
+        self.0.len()
+    }
+
     pub fn merge(&mut self, other: &Self) {
         self.0 += &other.0;
     }
@@ -172,7 +176,8 @@ impl Counters {
     }
 }
 
-fn number_after(path: &str, name: &str) -> Result<u64> {
+/// A number of a file in /proc, behind its name.
+pub fn number_after(path: &str, name: &str) -> Result<u64> {
     let text = fs::read_to_string(path)?;
     let line = text.lines().find(|line| line.starts_with(name)).context("a counter is missing in /proc")?;
     line.split_whitespace().nth(1).context("a counter without number")?.parse().context("not a number")

@@ -14,7 +14,7 @@ use crate::{
     engines::EngineKind,
     measure::Counters,
     report,
-    rows::{GROUPS, Group},
+    rows::{GROUPS, Group, all_groups},
     sample::Sample,
     workloads::{self, Place},
 };
@@ -44,9 +44,9 @@ fn chosen_groups(names: &[String]) -> Result<Vec<Group>> {
         return Ok(GROUPS.to_vec());
     }
     let find = |name: &String| {
-        let known = || GROUPS.iter().map(|group| group.name).collect::<Vec<_>>().join(", ");
+        let known = || all_groups().map(|group| group.name).collect::<Vec<_>>().join(", ");
         let found =
-            GROUPS.iter().find(|group| group.name == name || group.rows.iter().any(|row| row.name == name));
+            all_groups().find(|group| group.name == name || group.rows.iter().any(|row| row.name == name));
         found.copied().with_context(|| format!("no workload is called {name}: there are {}", known()))
     };
     names.iter().map(find).collect()
@@ -118,6 +118,7 @@ pub fn measure(group: &str, round: u32, place: &Place<'_>) -> Result<()> {
             seconds: finding.seconds,
             latency: finding.latency,
             usage,
+            series: finding.series,
         };
         println!("{}", serde_json::to_string(&sample)?);
     }

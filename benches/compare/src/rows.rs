@@ -54,7 +54,7 @@ pub struct Group {
 use Target::{AtMost, PartOfBest, Report, TimesBest};
 use Unit::{Mebibytes, Microseconds, Milliseconds, PerSecond, Ratio, Seconds};
 
-/// All of the comparison, in the table's order.
+/// What `all` is, in the table's order.
 pub const GROUPS: &[Group] = &[
     Group {
         name: "fill",
@@ -160,3 +160,32 @@ pub const GROUPS: &[Group] = &[
         rows: &[row("memory", "peak memory over budget, loading 10 M keys", Mebibytes, AtMost(64.0))],
     },
 ];
+
+/// A group of the sustained workload; see `workloads/sustained.rs` for the figures and their order.
+macro_rules! sustained {
+    ($name:literal, $title:literal, $swing:expr, $p999:expr) => {
+        Group {
+            name: $name,
+            rows: &[
+                row($name, concat!("minutes at ", $title, ": puts"), PerSecond, Report),
+                row(concat!($name, "-swing"), "the same: furthest 10 seconds from the mean", Ratio, $swing),
+                row(concat!($name, "-p999"), "the same: p99.9 put", Milliseconds, $p999),
+                row(concat!($name, "-max"), "the same: worst put", Milliseconds, Report),
+                row(concat!($name, "-get"), "the same: p99 get", Milliseconds, Report),
+            ],
+        }
+    };
+}
+
+/// What runs only when it is named, in the table's order.
+pub const LONG_GROUPS: &[Group] = &[
+    sustained!("sustained-80", "80 % of its own maximum", AtMost(0.05), AtMost(100.0)),
+    sustained!("sustained-120", "120 % of its own maximum", AtMost(0.05), Report),
+    sustained!("sustained-hot-80", "80 %, nine of ten keys in one shard", AtMost(0.05), AtMost(100.0)),
+    sustained!("sustained-hot-120", "120 %, nine of ten keys in one shard", AtMost(0.05), Report),
+];
+
+/// Every group, in the table's order.
+pub fn all_groups() -> impl Iterator<Item = &'static Group> {
+    GROUPS.iter().chain(LONG_GROUPS)
+}

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     engines::EngineKind,
     measure::{LatencySummary, Measured, Usage},
+    seconds::Second,
 };
 
 /// One row, measured once for one engine.
@@ -19,6 +20,9 @@ pub struct Sample {
     pub seconds: f64,
     pub latency: Option<LatencySummary>,
     pub usage: Usage,
+    /// Where each second counts: the seconds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub series: Vec<Second>,
 }
 
 /// What a workload has found out about one row; the child adds who and when.
@@ -29,6 +33,7 @@ pub struct Finding {
     pub operations: u64,
     pub seconds: f64,
     pub latency: Option<LatencySummary>,
+    pub series: Vec<Second>,
 }
 
 impl Finding {
@@ -46,6 +51,7 @@ impl Finding {
             operations: measured.operations,
             seconds: measured.seconds,
             latency: measured.latencies.summary(),
+            series: Vec::new(),
         }
     }
 }

@@ -337,6 +337,11 @@ impl Node {
         pollster::block_on(self.node.core().compact_range(range.into(), Caller::Blocking))
     }
 
+    /// The shard that a key belongs to; see [`dbex::Node::shard_of`](crate::Node::shard_of).
+    pub fn shard_of(&self, key: impl AsRef<[u8]>) -> usize {
+        self.node.shard_of(key)
+    }
+
     /// What the node tells of itself.
     ///
     /// # Errors

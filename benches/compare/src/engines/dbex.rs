@@ -6,7 +6,7 @@ use anyhow::Result;
 use dbex::{Durability, PutOptions, Settings, WriteBatch, blocking::Node};
 
 use super::{Budgets, Engine, ShowPair, ShowValue};
-use crate::data::Key;
+use crate::{data::Key, seconds::Background};
 
 pub(super) struct Dbex {
     node: Node,
@@ -67,6 +67,18 @@ impl Engine for Dbex {
 
     fn tasks(&self) -> Option<::dbex::Node> {
         Some(self.node.to_async())
+    }
+
+    fn is_hot(&self, key: &Key) -> bool {
+        self.node.shard_of(key) == 0
+    }
+
+    fn background(&self) -> Background {
+        let Ok(stats) = self.node.stats() else { return Background::default() };
+        Background {
+            debt_bytes: Some(stats.shards.iter().map(|shard| shard.load.debt_bytes).sum()),
+            bytes: Some(stats.flush_io_bytes + stats.compaction_io_bytes),
+        }
     }
 
     fn close(&self) -> Result<()> {

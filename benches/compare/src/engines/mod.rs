@@ -20,7 +20,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::data::Key;
+use crate::{data::Key, seconds::Background};
 
 /// What each engine may use.
 #[derive(Clone, Copy, Debug)]
@@ -114,6 +114,16 @@ pub trait Engine: Send + Sync {
 
     /// Moves what is in memory to tables and waits until no background work is left.
     fn settle(&self) -> Result<()>;
+
+    /// Whether a key is one of the hot ones, where a workload has some: those of one shard, if there are shards.
+    fn is_hot(&self, key: &Key) -> bool {
+        key.last().is_some_and(|last| last.is_multiple_of(2))
+    }
+
+    /// What its background work is up to, as far as it tells.
+    fn background(&self) -> Background {
+        Background::default()
+    }
 
     /// The async face, where the engine has one.
     fn tasks(&self) -> Option<::dbex::Node> {

@@ -8,7 +8,7 @@ use rocksdb::{
 };
 
 use super::{Budgets, Engine, ShowPair, ShowValue};
-use crate::data::Key;
+use crate::{data::Key, seconds::Background};
 
 pub(super) struct RocksDb {
     db: DB,
@@ -71,6 +71,11 @@ impl Engine for RocksDb {
         let mut wait = WaitForCompactOptions::default();
         wait.set_flush(true);
         Ok(self.db.wait_for_compact(&wait)?)
+    }
+
+    fn background(&self) -> Background {
+        let debt = self.db.property_int_value("rocksdb.estimate-pending-compaction-bytes");
+        Background { debt_bytes: debt.ok().flatten(), bytes: None }
     }
 
     fn close(&self) -> Result<()> {

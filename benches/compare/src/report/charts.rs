@@ -12,7 +12,7 @@ use crate::{
     rows::Target,
 };
 
-const ENGINES: [(EngineKind, RGBColor); 4] = [
+pub(super) const ENGINES: [(EngineKind, RGBColor); 4] = [
     (EngineKind::Dbex, RGBColor(0xD9, 0x48, 0x01)),
     (EngineKind::RocksDb, RGBColor(0x6B, 0x6B, 0x6B)),
     (EngineKind::Fjall, RGBColor(0x31, 0x82, 0xBD)),

@@ -1,6 +1,7 @@
 //! From samples to what people read: medians and ratios, a table, charts.
 
 mod charts;
+mod series;
 mod summary;
 mod table;
 
@@ -21,6 +22,7 @@ pub fn write(out: &Path) -> Result<()> {
     let table = table::markdown(&summary);
     fs::write(out.join("table.md"), &table)?;
     charts::draw(&summary, out)?;
+    series::draw(&samples, out)?;
     println!("{table}");
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     engines::EngineKind,
-    rows::{GROUPS, Row, Target},
+    rows::{Row, Target, all_groups},
     sample::Sample,
 };
 
@@ -28,7 +28,7 @@ pub struct Summary {
 
 impl Summary {
     pub fn of(samples: &[Sample]) -> Self {
-        let all_rows = GROUPS.iter().flat_map(|group| group.rows);
+        let all_rows = all_groups().flat_map(|group| group.rows);
         let rows: Vec<RowSummary> = all_rows
             .map(|row| RowSummary { row: *row, medians: medians(samples, row.name) })
             .filter(|row| !row.medians.is_empty())

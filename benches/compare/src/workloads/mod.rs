@@ -7,6 +7,7 @@ mod footprint;
 mod mixed;
 mod paced;
 mod read;
+mod sustained;
 mod synced;
 mod tasks;
 
@@ -63,7 +64,7 @@ pub fn run(group: &str, place: &Place<'_>) -> Option<Result<Vec<Finding>>> {
         "open-150k" => paced::open_150k(place),
         "overload" => paced::overload(place),
         "memory" => footprint::memory(place),
-        _ => return None,
+        _ => sustained::sustained(place, &sustained::Setup::find(group)?),
     })
 }
 

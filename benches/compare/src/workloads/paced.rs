@@ -5,30 +5,30 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::{Place, Until, load, read_entry, small_values};
+use super::{Place, load, read_entry, small_values, sustained::closed_loop};
 use crate::{
     data::{Pick, key},
     engines::{Engine, EngineKind},
-    measure::{Lap, Latencies, Measured, on_threads},
+    measure::{Latencies, Measured, on_threads},
     sample::Finding,
 };
 
-const WRITERS: usize = 2;
+pub(super) const WRITERS: usize = 2;
 /// Gets a second beside the puts.
-const GETS: f64 = 20_000.0;
+pub(super) const GETS: f64 = 20_000.0;
 /// Operations become due together, once an interval.
 const BURST: Duration = Duration::from_micros(250);
 /// A measurement of tails is so many times as long as one of a rate.
 const LONGER: f64 = 4.0;
 
 /// When the operations of one thread are due.
-struct Schedule {
+pub(super) struct Schedule {
     started: Instant,
     per_burst: f64,
 }
 
 impl Schedule {
-    fn new(per_second: f64) -> Self {
+    pub(super) fn new(per_second: f64) -> Self {
         Self { started: Instant::now(), per_burst: per_second * BURST.as_secs_f64() }
     }
 
@@ -38,7 +38,7 @@ impl Schedule {
         clippy::cast_sign_loss,
         reason = "a run has fewer than 2^32 bursts"
     )]
-    fn wait_for(&self, operation: u64) -> Instant {
+    pub(super) fn wait_for(&self, operation: u64) -> Instant {
         let due = self.started + BURST * ((operation as f64 / self.per_burst) as u32);
         let ahead = due.saturating_duration_since(Instant::now());
         if !ahead.is_zero() {
@@ -130,18 +130,8 @@ pub(super) fn overload(place: &Place<'_>) -> Result<Vec<Finding>> {
     let entries = place.sizes.entries;
     load(&*engine, entries, &mut small_values(), 0)?;
     engine.settle()?;
-    let closed = on_threads(WRITERS, |writer| {
-        let mut values = small_values();
-        let mut pick = Pick::uniform(entries, writer as u64);
-        let mut until = Until::new(LONGER * place.sizes.seconds);
-        let mut lap = Lap::start(1);
-        while until.another() {
-            let id = pick.next();
-            engine.put(&key(id), values.make(id, 1))?;
-            lap.end();
-        }
-        Ok((until.count, lap.latencies))
-    })?;
+    let pick = |writer| Pick::uniform(entries, writer);
+    let closed = closed_loop(&*engine, &pick, LONGER * place.sizes.seconds)?;
     let put = closed.latencies.summary();
     let mut findings = vec![
         Finding::rate("overload", &closed),
