@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::{Place, load, read_entry, small_values, sustained::closed_loop};
+use super::{Place, Until, load, read_entry, small_values};
 use crate::{
     data::{Pick, key},
     engines::{Engine, EngineKind},
-    measure::{Latencies, Measured, on_threads},
+    measure::{Lap, Latencies, Measured, on_threads},
     sample::Finding,
 };
 
@@ -122,6 +122,25 @@ pub(super) fn open_150k(place: &Place<'_>) -> Result<Vec<Finding>> {
         Finding::of("open-150k-p999", millis(put.map(|put| put.p999_us)), &puts),
         Finding::of("open-150k-max", millis(put.map(|put| put.max_us)), &puts),
     ])
+}
+
+/// As many puts as the engine takes.
+pub(super) fn closed_loop(
+    engine: &dyn Engine,
+    pick: &(dyn Fn(u64) -> Pick + Sync),
+    seconds: f64,
+) -> Result<Measured> {
+    on_threads(WRITERS, |writer| {
+        let (mut values, mut pick) = (small_values(), pick(writer as u64));
+        let mut until = Until::new(seconds);
+        let mut lap = Lap::start(1);
+        while until.another() {
+            let id = pick.next();
+            engine.put(&key(id), values.make(id, 1))?;
+            lap.end();
+        }
+        Ok((until.count, lap.latencies))
+    })
 }
 
 /// As many puts as the engine takes, then four fifths of that rate.

@@ -9,14 +9,14 @@ use std::{
 use anyhow::Result;
 
 use super::{
-    Place, Until, load,
-    paced::{GETS, Schedule, WRITERS},
+    Place, load,
+    paced::{GETS, Schedule, WRITERS, closed_loop},
     read_entry, small_values,
 };
 use crate::{
     data::{Pick, key},
     engines::Engine,
-    measure::{Lap, Latencies, Measured, number_after, on_threads},
+    measure::{Latencies, number_after, on_threads},
     rows::{LONG_GROUPS, Row},
     sample::Finding,
     seconds::{Kind, Second, SecondLog, swing},
@@ -173,25 +173,6 @@ fn watch(engine: &dyn Engine, log: &SecondLog, over: &AtomicBool) -> Result<Vec<
         (before, written_before) = (now, written);
     }
     Ok(seconds)
-}
-
-/// As many puts as the engine takes.
-pub(super) fn closed_loop(
-    engine: &dyn Engine,
-    pick: &(dyn Fn(u64) -> Pick + Sync),
-    seconds: f64,
-) -> Result<Measured> {
-    on_threads(WRITERS, |writer| {
-        let (mut values, mut pick) = (small_values(), pick(writer as u64));
-        let mut until = Until::new(seconds);
-        let mut lap = Lap::start(1);
-        while until.another() {
-            let id = pick.next();
-            engine.put(&key(id), values.make(id, 1))?;
-            lap.end();
-        }
-        Ok((until.count, lap.latencies))
-    })
 }
 
 /// How a thread, by its number, chooses entries.
