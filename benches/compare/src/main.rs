@@ -81,6 +81,13 @@ enum Command {
         #[arg(long, default_value = "target/compare")]
         out: PathBuf,
     },
+    /// Draws the charts of a simulation of dbex's scheduling from the tables in a directory, which its tests write.
+    Simulation {
+        /// What `DBEX_SIMULATION_DIR` said.
+        dir: PathBuf,
+        #[arg(long, default_value = "target/compare")]
+        out: PathBuf,
+    },
     /// Measures one group for one engine and prints its samples; what the comparison starts.
     #[command(hide = true)]
     Measure {
@@ -110,6 +117,7 @@ fn main() -> Result<()> {
     match cli.command {
         None => orchestrate::compare(&cli.run),
         Some(Command::Report { out }) => report::write(&out),
+        Some(Command::Simulation { dir, out }) => report::simulation::draw(&dir, &out),
         Some(Command::Measure { engine, group, round, dir, sizes }) => {
             let budgets = Budgets { shards: sizes.shards, ..Budgets::default() };
             let sizes = Sizes { entries: sizes.entries, seconds: sizes.seconds };

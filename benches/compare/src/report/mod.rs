@@ -2,6 +2,7 @@
 
 mod charts;
 mod series;
+pub mod simulation;
 mod summary;
 mod table;
 
