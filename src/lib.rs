@@ -68,8 +68,8 @@ pub use {
     node::{
         Change, ChangeFn, Clock, CompactionStrategy, Coordinator, Current, Durability, Env, Expected, Expiry,
         IoBudget, MAX_BATCH_BYTES, Node, NodeOptions, NodeStats, Pair, Permit, PutOptions, Random,
-        ReadOnlyNode, Scan, ShardStats, Snapshot, Step, StepDone, SystemClock, SystemRandom, SystemThreads,
-        Threads, TimeToLive, WriteBatch, blocking,
+        ReadOnlyNode, Scan, ShardStats, SlowdownReason, Snapshot, Step, StepDone, SystemClock, SystemRandom,
+        SystemThreads, Threads, TimeToLive, WriteBatch, WriteLimit, blocking,
     },
     settings::*,
 };

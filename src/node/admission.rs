@@ -38,8 +38,11 @@ impl Admission {
     /// Waits, in the order of asking, until `bytes` more may wait. An item above the capacity waits until it is alone.
     ///
     /// # Errors
-    /// `Closed` after [`Admission::close`].
-    pub(super) async fn acquire(&self, bytes: usize) -> Result<Permit> {
+    /// `Busy` if it may not wait and too much does already; `Closed` after [`Admission::close`].
+    pub(super) async fn acquire(&self, bytes: usize, may_wait: bool) -> Result<Permit> {
+        if !may_wait {
+            return self.try_acquire(bytes);
+        }
         let held = Arc::clone(&self.bytes).acquire_many_owned(self.clamp(bytes)).await;
         held.map(|held| Permit { held }).map_err(|_| Error::closed())
     }
@@ -48,7 +51,6 @@ impl Admission {
     ///
     /// # Errors
     /// `Busy` when too many bytes wait; `Closed` after [`Admission::close`].
-    #[cfg(any(test, feature = "actix-api"))]
     pub(super) fn try_acquire(&self, bytes: usize) -> Result<Permit> {
         match Arc::clone(&self.bytes).try_acquire_many_owned(self.clamp(bytes)) {
             Ok(held) => Ok(Permit { held }),
@@ -102,7 +104,7 @@ mod tests {
     fn a_closed_place_turns_waiters_away() {
         let admission = Admission::new(10);
         let held = admission.try_acquire(10).unwrap();
-        let waiting = admission.acquire(1);
+        let waiting = admission.acquire(1, true);
         admission.close();
         assert_eq!(pollster::block_on(waiting).unwrap_err().kind(), ErrorKind::Closed);
         drop(held);

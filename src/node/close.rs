@@ -14,7 +14,7 @@ use super::{
     node_core::{NodeCore, ShardState},
     options::Durability,
     request::Work,
-    write_path::Caller,
+    write_path::{Caller, WriteMode},
 };
 use crate::error::{Error, Result};
 
@@ -94,7 +94,13 @@ fn drain(core: &NodeCore) -> Result<()> {
     for shard in core.open_shards() {
         let (reply, answer) = oneshot::channel();
         let barrier = Work::Steps { steps: vec![], reply };
-        let sent = core.dispatch(&shard, barrier, 0, Durability::Buffered, Caller::Blocking, None);
+        let sent = core.dispatch(
+            &shard,
+            barrier,
+            0,
+            WriteMode::patient(Durability::Buffered, Caller::Blocking),
+            None,
+        );
         if pollster::block_on(sent).is_ok() {
             // The answer comes, or the shard has failed and its actor has dropped the request.
             let _ = answer.recv();

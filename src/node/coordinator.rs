@@ -15,14 +15,14 @@ use std::{
 use actix::{Actor, AsyncContext, Context, Handler, Message};
 
 use super::{
-    budget::IoClass,
     health::Sickness,
     jobs,
     node_core::NodeCore,
     reopen,
-    scheduler::{self, Decision},
+    schedule::{Decision, GOVERNOR_TICK, IoClass, decide},
     shard_core::ShardCore,
     shard_place::{RETRY_AFTER, ShardPlace},
+    steering::Steering,
 };
 
 /// A memtable is sealed when all its expiring values have been expired for so long: where values live for a moment only,
@@ -36,6 +36,9 @@ const TICK: Duration = Duration::from_millis(100);
 pub struct Coordinator {
     core: Arc<NodeCore>,
     places: Vec<ShardPlace>,
+    steering: Steering,
+    /// Whether the throttle will be looked at soon.
+    is_throttling: bool,
     syncing: Arc<AtomicBool>,
     ticks: u64,
 }
@@ -44,7 +47,8 @@ impl Coordinator {
     /// A coordinator of `core`'s shards; each gets an arbiter thread of its own.
     pub(super) fn new(core: Arc<NodeCore>) -> Self {
         let places = (0..core.shards.len()).map(|index| ShardPlace::new(&core, index)).collect();
-        Self { core, places, syncing: Arc::default(), ticks: 0 }
+        let steering = Steering::new(&core);
+        Self { core, places, steering, is_throttling: false, syncing: Arc::default(), ticks: 0 }
     }
 
     #[cfg(feature = "actix-api")]
@@ -107,13 +111,33 @@ impl Coordinator {
                 .iter()
                 .filter_map(|shard| Some(places.get_mut(shard.index)?.load(shard, now, now_ms)))
                 .collect();
-            let decisions = scheduler::decide(now, &loads);
+            let decisions = decide(now, &loads);
             let started = decisions.iter().filter(|decision| self.start_job(**decision, now)).count();
             if started == 0 {
                 break;
             }
         }
         self.prepare_segments(now);
+    }
+
+    /// Sets what writers may add, and does so again soon while that changes.
+    fn throttle(&mut self, ctx: &mut Context<Self>) {
+        if self.is_throttling {
+            return;
+        }
+        let mut again = None;
+        self.run(|this| again = this.steering.throttle(&this.core, this.core.env.clock.monotonic()));
+        if let Some(soon) = again {
+            self.is_throttling = true;
+            ctx.run_later(soon, |this, ctx| {
+                this.is_throttling = false;
+                this.throttle(ctx);
+            });
+        }
+    }
+
+    fn govern(&mut self) {
+        self.steering.govern(&self.core, self.core.env.clock.monotonic());
     }
 
     /// Plans the decided job and hands it to a worker. False when there was nothing to plan after all.
@@ -130,6 +154,7 @@ impl Coordinator {
         let submitted = match class {
             IoClass::Flush => {
                 shard.tree.plan_flush(readers.positions, readers.now_ms, self.core.now_ms()).map(|plan| {
+                    shard.jobs.begin_flush(&plan);
                     let job = Box::new(move || drop(jobs::flush(&core, &shard, plan, grant)));
                     self.core.pools.flush.try_submit(job)
                 })
@@ -227,7 +252,13 @@ impl Actor for Coordinator {
                 this.start_shard(shard);
             }
         });
-        ctx.run_interval(TICK, |this, _| this.run(Self::tick));
+        ctx.run_interval(TICK, |this, ctx| {
+            this.run(Self::tick);
+            this.throttle(ctx);
+        });
+        if self.steering.governs() {
+            ctx.run_interval(GOVERNOR_TICK, |this, _| this.run(Self::govern));
+        }
         ctx.run_interval(self.core.options.sync_interval, |this, _| this.run(Self::sync_round));
         ctx.run_interval(RETRY_AFTER, |this, _| this.run(|this| this.retry_reopening()));
         self.run(Self::schedule);
@@ -242,8 +273,9 @@ pub(super) struct LookAgain;
 impl Handler<LookAgain> for Coordinator {
     type Result = ();
 
-    fn handle(&mut self, _: LookAgain, _: &mut Self::Context) {
+    fn handle(&mut self, _: LookAgain, ctx: &mut Self::Context) {
         self.run(Self::schedule);
+        self.throttle(ctx);
     }
 }
 

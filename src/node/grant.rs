@@ -6,13 +6,14 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::budget::{Budget, IoClass};
+use super::schedule::{Budget, FlushProgress, IoClass, Standing};
 use crate::{
     error::{Error, Result},
     table::Pace,
-    tree::Tree,
+    tree::{FlushPlan, Tree},
 };
 
 /// How many jobs of each class may run at once on the node.
@@ -46,12 +47,24 @@ impl GrantBook {
 pub(super) struct ShardJobs {
     flushes: AtomicUsize,
     compactions: AtomicUsize,
+    /// Where the shard stands at the budget.
+    pub flush: Arc<Standing>,
+    pub compaction: Arc<Standing>,
+    /// The last flush that was planned, and what was paid for those before it.
+    flushing: Mutex<Option<(FlushProgress, u64)>>,
     tree: Arc<Tree>,
 }
 
 impl ShardJobs {
     pub(super) fn new(tree: Arc<Tree>) -> Self {
-        Self { flushes: AtomicUsize::new(0), compactions: AtomicUsize::new(0), tree }
+        Self {
+            flushes: AtomicUsize::new(0),
+            compactions: AtomicUsize::new(0),
+            flush: Arc::new(Standing::new(IoClass::Flush)),
+            compaction: Arc::new(Standing::new(IoClass::Compaction)),
+            flushing: Mutex::new(None),
+            tree,
+        }
     }
 
     /// How many jobs of `class` hold a grant.
@@ -64,8 +77,24 @@ impl ShardJobs {
         self.running(IoClass::Flush) == 0 && self.running(IoClass::Compaction) == 0
     }
 
+    /// Notes the flush that is planned; there is one at a time.
+    pub(super) fn begin_flush(&self, plan: &FlushPlan) {
+        let progress = FlushProgress { input: plan.input_bytes(), memory: plan.memory_bytes(), paid: 0 };
+        *self.flushing.lock() = Some((progress, self.flush.paid()));
+    }
+
+    /// How far the last flush is that was planned.
+    pub(super) fn flush_progress(&self) -> Option<FlushProgress> {
+        let (progress, before) = (*self.flushing.lock())?;
+        Some(FlushProgress { paid: self.flush.paid().saturating_sub(before), ..progress })
+    }
+
     fn counter(&self, class: IoClass) -> &AtomicUsize {
         if class == IoClass::Flush { &self.flushes } else { &self.compactions }
+    }
+
+    fn standing(&self, class: IoClass) -> &Arc<Standing> {
+        if class == IoClass::Flush { &self.flush } else { &self.compaction }
     }
 }
 
@@ -85,7 +114,8 @@ impl Grant {
 
 impl Pace for Grant {
     fn pay(&self, bytes: u64) -> Result<()> {
-        if self.budget.pay(self.class, bytes, &|| self.jobs.tree.is_revoked()) {
+        let standing = self.jobs.standing(self.class);
+        if self.budget.pay(standing, bytes, &|| self.jobs.tree.is_revoked()) {
             return Ok(());
         }
         Err(Error::closed().context("the job was revoked: its shard is closing or being re-opened"))

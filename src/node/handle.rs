@@ -370,7 +370,7 @@ impl Node {
         bytes: usize,
     ) -> impl Future<Output = Result<super::admission::Permit>> + Send + 'static {
         let node = self.clone();
-        async move { node.core().message_admission.acquire(bytes).await }
+        async move { node.core().message_admission.acquire(bytes, true).await }
     }
 
     /// Closes the node: answers what was admitted, syncs, stops. Idempotent; later calls of anything else

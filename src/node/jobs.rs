@@ -4,10 +4,10 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    budget::IoClass,
     coordinator::{JobDone, SegmentPrepared},
     grant::Grant,
     node_core::NodeCore,
+    schedule::{FlushProgress, IoClass},
     shard_core::ShardCore,
     sync_rule::note_sync,
 };
@@ -71,10 +71,14 @@ pub(super) fn flush(
     plan: FlushPlan,
     grant: Grant,
 ) -> Result<()> {
-    let (done, duration) = run(core, shard, grant, |pace| {
+    let ((done, progress), duration) = run(core, shard, grant, |pace| {
         let output = shard.tree.run_flush(plan, pace)?;
-        shard.tree.install_flush(output, &|| core.sync_all_batches())
+        let progress = shard.jobs.flush_progress();
+        Ok((shard.tree.install_flush(output, &|| core.sync_all_batches())?, progress))
     })?;
+    if let Some(FlushProgress { input, paid, .. }) = progress {
+        core.flushes.note(input, paid, duration);
+    }
     tracing::info!(
         shard = shard.index,
         tables = done.tables_added,

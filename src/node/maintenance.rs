@@ -3,16 +3,16 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use super::{
-    budget::IoClass,
     jobs,
     node_core::NodeCore,
     options::Durability,
     parallel::in_parallel,
     reopen,
     request::Work,
+    schedule::IoClass,
     shard_core::{ShardCore, outcome_unknown},
     sync_rule::note_sync,
-    write_path::Caller,
+    write_path::{Caller, WriteMode},
 };
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -55,7 +55,7 @@ impl NodeCore {
             let shard = self.shard(index)?;
             let (reply, answer) = oneshot::channel();
             let seal = Work::Seal { reply };
-            self.dispatch(&shard, seal, 0, Durability::Buffered, caller, None).await?;
+            self.dispatch(&shard, seal, 0, WriteMode::patient(Durability::Buffered, caller), None).await?;
             waiting.push((shard, answer));
         }
         let mut sealed = vec![];

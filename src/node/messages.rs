@@ -99,6 +99,14 @@ impl Put {
         self
     }
 
+    /// Has the put fail with `Busy` where it would have to wait for its turn to come; see
+    /// [`PutOptions::no_wait`].
+    #[must_use]
+    pub fn no_wait(mut self) -> Self {
+        self.options.no_wait = true;
+        self
+    }
+
     /// Carries the right to wait at the node.
     #[must_use]
     pub fn with_permit(mut self, permit: Permit) -> Self {

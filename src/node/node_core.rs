@@ -20,16 +20,17 @@ use super::{
     accountant::{Accountant, Holding},
     admission::Admission,
     batch::BatchRequest,
-    budget::Budget,
     coordinator::{Coordinator, LookAgain, ShardFailed},
     directory_lock::DirectoryLock,
     env::Env,
+    foreground::Foreground,
     grant::GrantBook,
     node_clock::NodeClock,
     node_file::NodeRecord,
     open_scans::OpenScans,
     options::NodeOptions,
     router::Router,
+    schedule::{Budget, FlushMeter},
     shard_core::ShardCore,
     snapshots::Snapshots,
     workers::WorkerPool,
@@ -54,6 +55,9 @@ pub(super) struct NodeCore {
     pub shards: Box<[ShardSlot]>,
     pub accountant: Accountant,
     pub budget: Arc<Budget>,
+    /// What flushes have been found to bear.
+    pub flushes: FlushMeter,
+    pub foreground: Arc<Foreground>,
     pub grants: GrantBook,
     pub pools: Pools,
     /// Admission of actor messages, before their shard is known.
@@ -120,6 +124,8 @@ impl ShardState {
 pub(super) struct Counters {
     pub stalls: AtomicU64,
     pub stall_ns: AtomicU64,
+    pub slowdowns: AtomicU64,
+    pub slowdown_ns: AtomicU64,
     pub reopens: AtomicU64,
 }
 
@@ -179,6 +185,7 @@ pub(super) struct Parts {
     pub shards: Box<[ShardSlot]>,
     pub pools: Pools,
     pub budget: Arc<Budget>,
+    pub foreground: Arc<Foreground>,
     pub batch_lane: flume::Sender<Option<BatchRequest>>,
     pub lock: DirectoryLock,
     pub next_seqno: SeqNo,
@@ -187,7 +194,9 @@ pub(super) struct Parts {
 
 impl NodeCore {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { options, env, record, tree_context, tree_options, shards, pools, budget, .. } = parts;
+        let Parts {
+            options, env, record, tree_context, tree_options, shards, pools, budget, foreground, ..
+        } = parts;
         Self {
             router: Router { hash_seed: record.hash_seed, shards: record.shards },
             accountant: Accountant::new(options.memtable_bytes, shards.len()),
@@ -216,6 +225,8 @@ impl NodeCore {
             tree_options,
             shards,
             budget,
+            flushes: FlushMeter::default(),
+            foreground,
             pools,
         }
     }
@@ -318,13 +329,13 @@ impl NodeCore {
     /// Waits while the memtables of the node are full and a flush will give memory back.
     ///
     /// # Errors
-    /// Why this shard's flushes fail, if that is what is being waited for; `Closed`.
-    pub(super) async fn wait_for_memory(&self, shard: &ShardCore) -> Result<()> {
+    /// `Busy` if the caller may not wait. Why this shard's flushes fail, if that is what is being waited for; `Closed`.
+    pub(super) async fn wait_for_memory(&self, shard: &ShardCore, may_wait: bool) -> Result<()> {
         if !self.accountant.full() {
             return Ok(());
         }
         let started = self.env.clock.monotonic();
-        self.counters.stalls.fetch_add(1, Ordering::Relaxed);
+        let mut has_waited = false;
         loop {
             let freed = self.memory_freed.notified();
             if !self.accountant.full() {
@@ -336,6 +347,14 @@ impl NodeCore {
                 return Err(error.context("the memtables are full and cannot be flushed"));
             }
             self.tell_news(shard);
+            if !may_wait {
+                return Err(Error::busy(
+                    "the memtables are full: try again in a moment, or let the write wait",
+                ));
+            }
+            if !std::mem::replace(&mut has_waited, true) {
+                self.counters.stalls.fetch_add(1, Ordering::Relaxed);
+            }
             freed.await;
         }
         let waited = self.env.clock.monotonic().saturating_sub(started);
@@ -352,6 +371,6 @@ impl NodeCore {
     }
 }
 
-fn duration_ns(duration: Duration) -> u64 {
+pub(super) fn duration_ns(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -6,15 +6,16 @@ use std::{collections::HashSet, path::Path, sync::Arc, thread::JoinHandle};
 use actix::{Actor, Addr, System};
 
 use super::{
-    budget::Budget,
     coordinator::Coordinator,
     directory_lock::DirectoryLock,
     env::Env,
+    foreground::Foreground,
     node_core::{NodeCore, Parts, Pools, ShardSlot, ShardState},
     node_file::{self, Directory, NodeRecord},
     options::{CompactionStrategy, MAX_SHARDS, NodeOptions},
     parallel::cores,
     recover::{RecoveredShard, ShardSource, recover, refused},
+    schedule::Budget,
     shard_core::ShardCore,
     workers::WorkerPool,
 };
@@ -57,7 +58,8 @@ pub(super) fn open(options: NodeOptions, env: Env) -> Result<Arc<NodeCore>> {
     let (record, made) = find_or_make(&options, asked_shards, &env)?;
     options.shards = record.shards;
 
-    let tree_context = tree_context(&options, &env);
+    let foreground = Arc::new(Foreground::new(Arc::clone(&env.clock)));
+    let tree_context = tree_context(&options, &env, Some(&foreground));
     let tree_options = tree_options(&options, &record);
     let shards = usize::try_from(record.shards).unwrap_or_default();
     let (context, tree) = (&tree_context, &tree_options);
@@ -67,7 +69,7 @@ pub(super) fn open(options: NodeOptions, env: Env) -> Result<Arc<NodeCore>> {
     if made {
         node_file::finish_making(&*env.storage, &options.data_dir)?;
     }
-    let budget = Arc::new(Budget::new(options.io_budget, Arc::clone(&env.clock)));
+    let budget = Arc::new(Budget::new(options.io_budget.rate(), Arc::clone(&env.clock)));
     let pools = start_pools(&options, &env)?;
     let (batch_lane, waiting_batches) = flume::bounded(WAITING_BATCHES);
     let core = Arc::new(NodeCore::new(Parts {
@@ -81,6 +83,7 @@ pub(super) fn open(options: NodeOptions, env: Env) -> Result<Arc<NodeCore>> {
         tree_options,
         pools,
         budget,
+        foreground,
         batch_lane,
         lock,
     }));
@@ -189,10 +192,18 @@ pub(super) fn other_count(asked: u32, found: u32, dir: &Path) -> Error {
     ))
 }
 
-pub(super) fn tree_context(options: &NodeOptions, env: &Env) -> TreeContext {
+/// `foreground`: who is told of cold reads.
+pub(super) fn tree_context(
+    options: &NodeOptions,
+    env: &Env,
+    foreground: Option<&Arc<Foreground>>,
+) -> TreeContext {
     let cache = Arc::new(BlockCache::with_metadata(options.block_cache_bytes, options.filter_bytes_max));
-    let files = Arc::new(FileCache::new(Arc::clone(&env.storage), options.max_open_files));
-    TreeContext::new(Arc::clone(&env.storage), cache, files)
+    let mut files = FileCache::new(Arc::clone(&env.storage), options.max_open_files);
+    if let Some(foreground) = foreground {
+        files = files.timed_by(Arc::clone(foreground) as _);
+    }
+    TreeContext::new(Arc::clone(&env.storage), cache, Arc::new(files))
 }
 
 pub(super) fn tree_options(options: &NodeOptions, record: &NodeRecord) -> TreeOptions {

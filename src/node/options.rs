@@ -143,13 +143,24 @@ pub enum Durability {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum IoBudget {
-    /// Chosen by the node. NOTE: for now it means [`IoBudget::Unlimited`]; the bytes are counted all the same.
+    /// Chosen by the node: everything while nobody suffers; less while syncs or cold reads take more than twice as long
+    /// as at their best; more again as compaction falls behind.
     #[default]
     Auto,
     /// No limit; the bytes are counted all the same.
     Unlimited,
     /// This many bytes per second, at least 1.
     BytesPerSecond(u64),
+}
+
+impl IoBudget {
+    /// The rate that it begins with, in bytes a second; `None`: unlimited.
+    pub(super) const fn rate(self) -> Option<u64> {
+        match self {
+            Self::BytesPerSecond(rate) => Some(rate),
+            Self::Auto | Self::Unlimited => None,
+        }
+    }
 }
 
 impl From<u64> for IoBudget {

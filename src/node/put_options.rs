@@ -25,18 +25,29 @@ pub struct PutOptions {
     pub durability: Option<Durability>,
     /// How long the value is there, from the put on, a millisecond at least; `None`: until it is removed.
     pub ttl: Option<Duration>,
+    /// Whether the put fails with `Busy` where it would have to wait: while writers are slowed down, the memtables are
+    /// full, or too much waits to be written.
+    pub no_wait: bool,
 }
 
 impl PutOptions {
     /// Everything as the node's settings say.
     pub const fn new() -> Self {
-        Self { durability: None, ttl: None }
+        Self { durability: None, ttl: None, no_wait: false }
     }
 
     /// Says what the ack promises.
     #[must_use]
     pub const fn durability(mut self, durability: Durability) -> Self {
         self.durability = Some(durability);
+        self
+    }
+
+    /// Has the put fail with `Busy` where it would have to wait for its turn to come; nothing is written then. A sync is
+    /// waited for all the same.
+    #[must_use]
+    pub const fn no_wait(mut self) -> Self {
+        self.no_wait = true;
         self
     }
 

@@ -14,7 +14,6 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::{
     admission::Admission,
-    budget::IoClass,
     env::Clock,
     grant::ShardJobs,
     health::{Health, Sickness},
@@ -22,6 +21,7 @@ use super::{
     job_failures::JobFailures,
     options::Durability,
     request::{Work, WriteRequest},
+    schedule::{IoClass, Pacer},
     turn_gate::{TurnGate, TurnPermit},
 };
 use crate::{
@@ -43,6 +43,8 @@ pub(super) struct ShardCore {
     inbox: flume::Sender<WriteRequest>,
     waiting: flume::Receiver<WriteRequest>,
     pub admission: Admission,
+    /// What writers may add, and whose place is next.
+    pub pacer: Pacer,
     pub jobs: Arc<ShardJobs>,
     gate: TurnGate,
     /// Ended by the turn's drop.
@@ -125,6 +127,7 @@ impl ShardCore {
             inbox,
             waiting,
             admission: Admission::new(queue_bytes),
+            pacer: Pacer::default(),
             gate: TurnGate::new(),
             in_flight: InFlight::new(),
             torn_from: AtomicU64::new(u64::MAX),
@@ -316,10 +319,18 @@ impl ShardCore {
     /// Queues a request for the actor's next turn.
     ///
     /// # Errors
-    /// Why this incarnation takes no writes. The request itself may then have been answered already.
-    pub(super) async fn send(&self, request: WriteRequest) -> Result<()> {
+    /// Why this incarnation takes no writes; the request itself may then have been answered already. `Busy` if the inbox
+    /// is full and the request may not wait.
+    pub(super) async fn send(&self, request: WriteRequest, may_wait: bool) -> Result<()> {
         self.health.check()?;
-        self.inbox.send_async(request).await.map_err(|_| Error::closed())?;
+        if may_wait {
+            self.inbox.send_async(request).await.map_err(|_| Error::closed())?;
+        } else {
+            self.inbox.try_send(request).map_err(|error| match error {
+                flume::TrySendError::Full(_) => Error::busy("too many writes wait: try again in a moment"),
+                flume::TrySendError::Disconnected(_) => Error::closed(),
+            })?;
+        }
         self.refuse_waiting_if_sick();
         Ok(())
     }

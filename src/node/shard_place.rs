@@ -9,9 +9,8 @@ use std::{
 use actix::{Actor, Addr, Arbiter};
 
 use super::{
-    budget::IoClass,
     node_core::NodeCore,
-    scheduler::ShardLoad,
+    schedule::{IoClass, ShardLoad, relief},
     shard_actor::{ShardActor, StopShard},
     shard_core::ShardCore,
 };
@@ -56,16 +55,19 @@ impl ShardPlace {
             self.times.forget_failures();
         }
         let load = shard.tree.load(now_ms);
-        ShardLoad {
+        let load = ShardLoad {
             shard: shard.index,
             sealed_bytes: if load.flush_due { load.sealed_bytes.max(1) } else { 0 },
             flush_running: load.flush_running,
             compaction_score: f64::from(load.compaction_score_permille) / 1000.0,
+            compaction_bytes: load.next_compaction_bytes,
             compactions_running: load.compactions_running,
             waited: self.times.note_compaction_due(load.compaction_due, now),
             no_flush_before: self.times.no_flush_before,
             no_compaction_before: self.times.no_compaction_before,
-        }
+        };
+        shard.jobs.compaction.set_urgency(relief(&load));
+        load
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use super::{budget::IoClass, node_core::NodeCore};
+use super::{
+    node_core::NodeCore,
+    schedule::{IoClass, WriteLimit},
+};
 use crate::{
     error::Result,
     tree::{TreeLoad, TreeStats},
@@ -28,12 +31,16 @@ pub struct NodeStats {
     pub flush_io_bytes: u64,
     /// Background bytes that compactions have read and written since the open.
     pub compaction_io_bytes: u64,
-    /// The I/O budget in bytes per second; `None`: unlimited.
+    /// The I/O budget in bytes per second, as it is now; `None`: unlimited.
     pub io_budget_bytes_per_second: Option<u64>,
     /// How often a writer waited because the memtables were full.
     pub stalls: u64,
     /// How long writers waited so, together.
     pub stalled: Duration,
+    /// How often a writer waited for its place while its shard was slowed down.
+    pub slowdowns: u64,
+    /// How long writers waited so, together.
+    pub slowed_down: Duration,
     /// How often a shard was re-opened after a failure.
     pub reopens: u64,
     /// Snapshots that are held.
@@ -52,6 +59,8 @@ pub struct NodeStats {
 pub struct ShardStats {
     /// Why the shard takes no writes, or is not open at all; `None`: it is well.
     pub trouble: Option<String>,
+    /// What its writers may add, and why no more; `None`: as much as comes.
+    pub write_limit: Option<WriteLimit>,
     /// Bytes of requests that wait to be written.
     pub queued_bytes: u64,
     /// What the tree holds and owes now.
@@ -84,6 +93,8 @@ impl NodeCore {
             io_budget_bytes_per_second: self.budget.rate(),
             stalls: self.counters.stalls.load(Ordering::Relaxed),
             stalled: Duration::from_nanos(self.counters.stall_ns.load(Ordering::Relaxed)),
+            slowdowns: self.counters.slowdowns.load(Ordering::Relaxed),
+            slowed_down: Duration::from_nanos(self.counters.slowdown_ns.load(Ordering::Relaxed)),
             reopens: self.counters.reopens.load(Ordering::Relaxed),
             snapshots: held.count,
             oldest_snapshot_age: held.oldest_taken.map_or(Duration::ZERO, age),
@@ -97,6 +108,7 @@ impl NodeCore {
             Err(error) => ShardStats { trouble: Some(error.to_string()), ..ShardStats::default() },
             Ok(shard) => ShardStats {
                 trouble: shard.check_takes_writes().err().map(|error| error.to_string()),
+                write_limit: shard.pacer.limit(),
                 queued_bytes: shard.admission.waiting_bytes(),
                 load: shard.tree.load(self.now_ms()),
                 tree: shard.tree.stats(),

@@ -22,7 +22,7 @@ impl NodeCore {
         for log in others.iter().map(|other| other.tree.wal()).chain([shard.tree.wal()]) {
             log.expect_syncs();
         }
-        self.sync_logs(shard, &others)
+        self.foreground.sync(|| self.sync_logs(shard, &others))
     }
 
     /// Whether a sync of this shard, and of what it depends on, can succeed at all.

@@ -24,7 +24,7 @@ use super::{
     request::{Action, BatchAnswer, StepResult, StoredValue, TurnStep, Work, WriteRequest},
     shard_core::{ShardCore, Turn, outcome_unknown},
     step::{Change, Current, StepDone},
-    write_path::Caller,
+    write_path::{Caller, WriteMode},
 };
 use crate::{
     entry::ValueKind,
@@ -74,16 +74,16 @@ impl NodeCore {
         shard: &ShardCore,
         mut turn: Turn<'_>,
         op: &WriteOp<'_>,
-        durability: Durability,
-        caller: Caller,
+        mode: WriteMode,
     ) -> Result<()> {
         shard.check_takes_writes()?;
-        if durability == Durability::Synced {
+        let is_synced = mode.durability == Durability::Synced;
+        if is_synced {
             self.check_syncable(shard)?;
         }
         let writer = &mut *turn.writer;
         let ran = catch_unwind(AssertUnwindSafe(|| {
-            let result = self.commit_lone(shard, writer, op, durability == Durability::Synced, caller);
+            let result = self.commit_lone(shard, writer, op, is_synced, mode.caller);
             self.after_turn(shard, writer);
             result
         }));
@@ -316,6 +316,7 @@ impl NodeCore {
         }
         let expires_at_ms = expiry.at_ms(|| now_ms, before);
         writer.stage(&WriteOp { expires_at_ms, ..WriteOp::new(hash, &key, value.as_deref()) });
+        self.charge(shard, value.as_ref().map_or(0, Bytes::len));
         StepResult::Done(StepDone { previous, current: value, is_changed: true })
     }
 }

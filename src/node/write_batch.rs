@@ -64,6 +64,7 @@ pub struct WriteBatch {
     range_deletes: Vec<RangeItem>,
     conditions: Vec<Item>,
     pub(super) durability: Option<Durability>,
+    pub(super) no_wait: bool,
     has_ttl: bool,
     bytes: usize,
 }
@@ -198,6 +199,13 @@ impl WriteBatch {
     /// Says what the batch's ack promises; the node's `durability` otherwise.
     pub fn durability(&mut self, durability: Durability) -> &mut Self {
         self.durability = Some(durability);
+        self
+    }
+
+    /// Has the batch fail with `Busy` where it would have to wait for its turn to come, as
+    /// [`PutOptions::no_wait`](crate::PutOptions::no_wait); nothing is written then.
+    pub fn no_wait(&mut self) -> &mut Self {
+        self.no_wait = true;
         self
     }
 

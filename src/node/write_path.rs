@@ -31,10 +31,26 @@ pub(super) enum Caller {
     Blocking,
 }
 
-/// Whether a caller spins for a turn: not on a runtime's thread, where other tasks have what to do, and not for a
-/// sync, since whose turn it is may wait for one, too.
-fn is_patient(durability: Durability, caller: Caller) -> bool {
-    caller == Caller::Blocking && durability != Durability::Synced
+/// How a write is made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WriteMode {
+    pub durability: Durability,
+    pub caller: Caller,
+    /// Whether it waits for memory, for its place while writers are slowed down, and for room in the queue.
+    pub may_wait: bool,
+}
+
+impl WriteMode {
+    /// Of a write that waits for what it needs.
+    pub(super) const fn patient(durability: Durability, caller: Caller) -> Self {
+        Self { durability, caller, may_wait: true }
+    }
+
+    /// Whether the caller spins for a turn: not on a runtime's thread, where other tasks have what to do, and not for a
+    /// sync, since whose turn it is may wait for one, too.
+    fn spins(self) -> bool {
+        self.caller == Caller::Blocking && self.durability != Durability::Synced
+    }
 }
 
 /// How often a task lets others run while another caller has the turn, before its write goes through the inbox: that
@@ -59,20 +75,31 @@ impl NodeCore {
         Ok(WriteOp { expires_at_ms, ..WriteOp::new(self.router.hash(key), key, value) })
     }
 
-    /// Writes one key on this thread, if its shard is idle and the thread may. It needs no bytes of its own then.
-    pub(super) fn try_write_in_place(
-        &self,
-        op: &WriteOp<'_>,
-        durability: Durability,
-        caller: Caller,
-    ) -> Option<Result<()>> {
+    /// How a put is made.
+    pub(super) fn mode_of(&self, options: PutOptions, caller: Caller) -> WriteMode {
+        let durability = options.durability.unwrap_or(self.options.durability);
+        WriteMode { durability, caller, may_wait: !options.no_wait }
+    }
+
+    /// Writes one key on this thread, if its shard is idle and the thread may. It needs no bytes of its own then. A
+    /// thread that may wait keeps the shard's pace first.
+    pub(super) fn try_write_in_place(&self, op: &WriteOp<'_>, mode: WriteMode) -> Option<Result<()>> {
         let slot = self.shards.get(self.router.shard(op.hash))?.load();
         let shard = slot.open().ok()?;
-        if self.lifecycle.check_open().is_err() || !self.may_run_in_place(shard, durability, caller) {
+        if self.lifecycle.check_open().is_err() {
             return None;
         }
-        let turn = shard.turn_in_place(is_patient(durability, caller))?;
-        Some(self.run_lone_write(shard, turn, op, durability, caller))
+        if shard.pacer.is_on()
+            && mode.caller == Caller::Blocking
+            && let Err(busy) = self.keep_pace_here(shard, op.key.len() + op.value.len(), mode)
+        {
+            return Some(Err(busy));
+        }
+        if !self.may_run_in_place(shard, mode) {
+            return None;
+        }
+        let turn = shard.turn_in_place(mode.spins())?;
+        Some(self.run_lone_write(shard, turn, op, mode))
     }
 
     /// Writes one key that owns its bytes.
@@ -87,32 +114,36 @@ impl NodeCore {
         caller: Caller,
         permit: Option<Permit>,
     ) -> Result<()> {
-        let durability = options.durability.unwrap_or(self.options.durability);
+        let mode = self.mode_of(options, caller);
         let op = self.lone_write(&key, value.as_deref(), options.ttl)?;
+        if caller == Caller::Async {
+            let bytes = key.len() + value.as_ref().map_or(0, Bytes::len);
+            self.keep_pace_of(self.router.shard(op.hash), bytes, mode).await?;
+        }
         // NOTE: with a permit it came as a message, and does not let the later ones of its sender by.
         let mut yields = if permit.is_none() { MOST_YIELDS } else { 0 };
         loop {
-            if let Some(done) = self.try_write_in_place(&op, durability, caller) {
+            if let Some(done) = self.try_write_in_place(&op, mode) {
                 return done;
             }
-            if yields == 0 || !self.is_worth_a_yield(op.hash, durability, caller) {
+            if yields == 0 || !self.is_worth_a_yield(op.hash, mode) {
                 break;
             }
             yields -= 1;
             yield_now().await;
         }
         let (hash, action) = (op.hash, put_or_delete(value, options.ttl));
-        self.queue_write(TurnStep { hash, key, action }, durability, permit).await
+        self.queue_write(TurnStep { hash, key, action }, mode, permit).await
     }
 
-    /// Writes one key that was hashed, and could not be written in place.
+    /// Writes one key that was hashed, has kept the pace, and could not be written in place.
     ///
     /// # Errors
     /// As a put.
     pub(super) async fn queue_write(
         &self,
         step: TurnStep,
-        durability: Durability,
+        mode: WriteMode,
         permit: Option<Permit>,
     ) -> Result<()> {
         self.lifecycle.check_open()?;
@@ -121,7 +152,7 @@ impl NodeCore {
         let bytes = step.key.len() + value;
         let (reply, answer) = oneshot::channel();
         let work = Work::Steps { steps: vec![step], reply };
-        self.queue(&shard, work, bytes, durability, permit).await?;
+        self.queue(&shard, work, bytes, mode, permit).await?;
         let results = answer.await.map_err(|_| outcome_unknown())?;
         match results.into_iter().next() {
             Some(StepResult::Done(_)) => Ok(()),
@@ -155,26 +186,27 @@ impl NodeCore {
         results
     }
 
-    /// Runs a request's turn on this thread if the shard is idle, and queues it otherwise.
+    /// Runs a request's turn on this thread if the shard is idle, and queues it otherwise. It has kept the pace.
     ///
     /// # Errors
-    /// Nothing was written: the shard takes no writes, or the node is closed.
+    /// Nothing was written: the shard takes no writes, the node is closed, or `Busy` if it would have to wait and may
+    /// not.
     pub(super) async fn dispatch(
         &self,
         shard: &Arc<ShardCore>,
         work: Work,
         bytes: usize,
-        durability: Durability,
-        caller: Caller,
+        mode: WriteMode,
         permit: Option<Permit>,
     ) -> Result<()> {
-        if self.may_run_in_place(shard, durability, caller)
-            && let Some(turn) = shard.turn_in_place(is_patient(durability, caller))
+        if self.may_run_in_place(shard, mode)
+            && let Some(turn) = shard.turn_in_place(mode.spins())
         {
-            self.run_turn(shard, turn, vec![WriteRequest { work, durability, _permit: permit }]);
+            let request = WriteRequest { work, durability: mode.durability, _permit: permit };
+            self.run_turn(shard, turn, vec![request]);
             return Ok(());
         }
-        self.queue(shard, work, bytes, durability, permit).await
+        self.queue(shard, work, bytes, mode, permit).await
     }
 
     /// Queues a request for the shard's actor.
@@ -183,33 +215,32 @@ impl NodeCore {
         shard: &ShardCore,
         work: Work,
         bytes: usize,
-        durability: Durability,
+        mode: WriteMode,
         permit: Option<Permit>,
     ) -> Result<()> {
-        self.wait_for_memory(shard).await?;
+        self.wait_for_memory(shard, mode.may_wait).await?;
         let permit = match permit {
             Some(permit) => permit,
-            None => shard.admission.acquire(bytes).await?,
+            None => shard.admission.acquire(bytes, mode.may_wait).await?,
         };
-        shard.send(WriteRequest { work, durability, _permit: Some(permit) }).await
+        let request = WriteRequest { work, durability: mode.durability, _permit: Some(permit) };
+        shard.send(request, mode.may_wait).await
     }
 
     /// A turn waits for one `write`, and for the disk if a sync is asked: an async caller's thread runs it
     /// only while `write`s are quick, and never with a sync.
-    pub(super) fn may_run_in_place(&self, shard: &ShardCore, durability: Durability, caller: Caller) -> bool {
-        let may_wait =
-            caller == Caller::Blocking || (durability == Durability::Buffered && shard.turns_are_quick());
-        may_wait && !self.accountant.full()
+    pub(super) fn may_run_in_place(&self, shard: &ShardCore, mode: WriteMode) -> bool {
+        let is_quick = || mode.durability == Durability::Buffered && shard.turns_are_quick();
+        (mode.caller == Caller::Blocking || is_quick()) && !self.accountant.full()
     }
 
     /// Whether a write of a task was not run in place for no other reason than that somebody had the turn just then.
-    fn is_worth_a_yield(&self, hash: KeyHash, durability: Durability, caller: Caller) -> bool {
+    fn is_worth_a_yield(&self, hash: KeyHash, mode: WriteMode) -> bool {
         let shard = self.shards.get(self.router.shard(hash)).map(ShardSlot::load);
         let shard = shard.as_ref().and_then(|state| state.open().ok());
-        caller == Caller::Async
+        mode.caller == Caller::Async
             && self.lifecycle.check_open().is_ok()
-            && shard
-                .is_some_and(|shard| self.may_run_in_place(shard, durability, caller) && shard.nobody_waits())
+            && shard.is_some_and(|shard| self.may_run_in_place(shard, mode) && shard.nobody_waits())
     }
 
     fn check_step(&self, step: &Step) -> Result<usize> {
@@ -234,6 +265,11 @@ impl NodeCore {
         caller: Caller,
     ) -> Vec<(usize, Result<StepDone>)> {
         let bytes = steps.iter().map(|(_, step)| step.bytes()).sum();
+        let mode = WriteMode::patient(durability, caller);
+        // NOTE: before anything is read: what is read is not to be old when the turn comes.
+        if let Err(error) = self.keep_pace_of(index, bytes, mode).await {
+            return steps.into_iter().map(|(place, _)| (place, Err(error.clone()))).collect();
+        }
         let mut done = Vec::with_capacity(steps.len());
         let mut open: Vec<(usize, TurnStep)> = Vec::with_capacity(steps.len());
         for (place, step) in steps {
@@ -244,7 +280,7 @@ impl NodeCore {
         }
         while !open.is_empty() {
             let (places, steps): (Vec<usize>, Vec<TurnStep>) = open.drain(..).unzip();
-            match self.try_steps(index, steps, bytes, durability, caller).await {
+            match self.try_steps(index, steps, bytes, mode).await {
                 Err(error) => done.extend(places.into_iter().map(|place| (place, Err(error.clone())))),
                 Ok(results) => {
                     for (place, result) in places.into_iter().zip(results) {
@@ -268,12 +304,11 @@ impl NodeCore {
         index: usize,
         steps: Vec<TurnStep>,
         bytes: usize,
-        durability: Durability,
-        caller: Caller,
+        mode: WriteMode,
     ) -> Result<Vec<StepResult>> {
         let shard = self.shard(index)?;
         let (reply, answer) = oneshot::channel();
-        self.dispatch(&shard, Work::Steps { steps, reply }, bytes, durability, caller, None).await?;
+        self.dispatch(&shard, Work::Steps { steps, reply }, bytes, mode, None).await?;
         answer.await.map_err(|_| outcome_unknown())
     }
 

@@ -11,6 +11,7 @@ use quick_cache::{
     sync::{Cache, DefaultLifecycle},
 };
 
+use super::read_timer::ReadTimer;
 use crate::{
     error::{Error, Result},
     storage::{OpenMode, Storage, StorageFile},
@@ -21,6 +22,7 @@ use crate::{
 pub struct FileCache {
     storage: Arc<dyn Storage>,
     files: Cache<PathBuf, Arc<dyn StorageFile>>,
+    timer: Option<Arc<dyn ReadTimer>>,
 }
 
 impl FileCache {
@@ -42,7 +44,22 @@ impl FileCache {
             DefaultHashBuilder::default(),
             DefaultLifecycle::default(),
         );
-        Self { storage, files }
+        Self { storage, files, timer: None }
+    }
+
+    /// The same cache, and `timer` is told of each block that is read for a lookup.
+    #[must_use]
+    pub fn timed_by(mut self, timer: Arc<dyn ReadTimer>) -> Self {
+        self.timer = Some(timer);
+        self
+    }
+
+    /// Runs a read that somebody waits for.
+    pub(super) fn timed<T>(&self, read: impl FnOnce() -> T) -> T {
+        let Some(timer) = &self.timer else { return read() };
+        let (mut read, mut result) = (Some(read), None);
+        timer.time(&mut || result = read.take().map(|read| read()));
+        result.expect("a timer runs the read")
     }
 
     /// The file at `path`, opened if it is not open.

@@ -29,6 +29,7 @@ mod options;
 mod pace;
 mod properties;
 mod range_deletes;
+mod read_timer;
 mod recent_misses;
 mod stored_block;
 #[expect(clippy::module_inception, reason = "the file of the type `Table`")]
@@ -48,5 +49,6 @@ pub use lookup::{Lookup, OwnedEntry, ReadMode};
 pub use options::{TableId, TableOptions};
 pub use pace::{NoPace, Pace};
 pub use properties::TableSummary;
+pub use read_timer::ReadTimer;
 pub use table::{Table, TableExpectation};
 pub use whole_block::WholeBlock;

@@ -307,7 +307,10 @@ impl Table {
         }
         let memory = last_read::take_memory();
         let stored = match mode {
-            ReadMode::Blocking => read_range_into(memory, &*self.file()?, &self.path, offset, len)?,
+            ReadMode::Blocking => {
+                let read = || read_range_into(memory, &*self.file()?, &self.path, offset, len);
+                self.files.timed(read)?
+            }
             ReadMode::NoWait => match self.read_range_nowait(memory, offset, len)? {
                 Some(stored) => stored,
                 None => return Ok(None),

@@ -33,6 +33,7 @@ pub struct CompactionPlan {
     below: Below,
     readers: Readers,
     run: u64,
+    is_asked: bool,
     mark: CompactionMark,
 }
 
@@ -78,6 +79,7 @@ pub struct CompactionOutput {
     choice: Choice,
     inputs: Vec<Arc<TableHandle>>,
     run: u64,
+    is_asked: bool,
     merged: Merged,
     /// What was dropped had expired by then.
     clock_high_ms: u64,
@@ -96,6 +98,8 @@ pub struct CompactionDone {
     pub tables_in: usize,
     /// Output tables.
     pub tables_out: usize,
+    /// Bytes that left the highest level.
+    pub bytes_taken: u64,
     /// Bytes of the inputs; 0 for a move.
     pub bytes_read: u64,
     /// Bytes of the outputs; 0 for a move.
@@ -172,7 +176,7 @@ impl Tree {
             FullChoice::Nothing => Err(Wait::Nothing),
         });
         match planned {
-            Ok(plan) => FullCompaction::Plan(Box::new(plan)),
+            Ok(plan) => FullCompaction::Plan(Box::new(CompactionPlan { is_asked: true, ..plan })),
             Err(Wait::Busy) => FullCompaction::Busy,
             Err(Wait::Nothing) => FullCompaction::Nothing,
         }
@@ -224,6 +228,7 @@ impl Tree {
             inputs,
             readers,
             run,
+            is_asked: false,
             mark: CompactionMark::take(&self.jobs, state, files, writing_l2),
             choice,
         }
@@ -235,7 +240,7 @@ impl Tree {
     /// # Errors
     /// `NoSpace`, `Io`, `Corruption`, or what the pace fails with; nothing has changed.
     pub fn run_compaction(&self, plan: CompactionPlan, pace: &Arc<dyn Pace>) -> Result<CompactionOutput> {
-        let CompactionPlan { choice, inputs, below, readers, run, mark } = plan;
+        let CompactionPlan { choice, inputs, below, readers, run, is_asked, mark } = plan;
         let merged = if choice.is_move {
             Merged::new(Arc::clone(&self.context.storage), self.dir.clone())
         } else {
@@ -260,7 +265,15 @@ impl Tree {
             self.sync_level(choice.target, &merged)?;
             merged
         };
-        Ok(CompactionOutput { choice, inputs, run, merged, clock_high_ms: readers.now_ms, _mark: mark })
+        Ok(CompactionOutput {
+            choice,
+            inputs,
+            run,
+            is_asked,
+            merged,
+            clock_high_ms: readers.now_ms,
+            _mark: mark,
+        })
     }
 
     /// Installs a compaction: the inputs leave the manifest, the outputs enter it. Input files go when no view
@@ -270,7 +283,7 @@ impl Tree {
     /// `NoSpace`, `Io`, `Poisoned` from the manifest; `Busy` after [`Tree::revoke`]. Nothing has changed.
     pub fn install_compaction(&self, output: CompactionOutput) -> Result<CompactionDone> {
         // NOTE: the mark first, so that it is dropped last: a tree is at rest when the inputs' files are gone.
-        let CompactionOutput { _mark, choice, inputs, run, mut merged, clock_high_ms } = output;
+        let CompactionOutput { _mark, choice, inputs, run, is_asked, mut merged, clock_high_ms } = output;
         let added = if choice.is_move {
             let moved = |table: &Arc<TableHandle>| {
                 table.moved(TableRecord { level: choice.target, run, ..TableRecord::clone(table.record()) })
@@ -296,10 +309,13 @@ impl Tree {
             sealed: view.sealed.clone(),
             version,
             flush_count: view.flush_count,
+            flushed_bytes: view.flushed_bytes,
         })?;
         let bytes_read =
             if choice.is_move { 0 } else { choice.inputs.iter().map(|table| table.file_bytes).sum() };
+        let taken = choice.inputs.iter().filter(|table| table.level == choice.from);
         let done = CompactionDone {
+            bytes_taken: taken.map(|table| table.file_bytes).sum(),
             from: choice.from,
             to: choice.target,
             tables_in: choice.inputs.len(),
@@ -310,7 +326,7 @@ impl Tree {
             blocks_copied: merged.blocks_copied,
             moved: choice.is_move,
         };
-        self.counters.compacted(&done);
+        self.counters.compacted(&done, is_asked);
         Ok(done)
     }
 }

@@ -34,6 +34,11 @@ impl FlushPlan {
         self.sealed.iter().map(|sealed| sealed.memtable.data_bytes()).sum()
     }
 
+    /// What the memtables take that are given back.
+    pub fn memory_bytes(&self) -> u64 {
+        self.sealed.iter().map(|sealed| sealed.memtable.memory_bytes() as u64).sum()
+    }
+
     /// How many memtables are flushed.
     pub const fn memtables(&self) -> usize {
         self.sealed.len()
@@ -172,6 +177,7 @@ impl Tree {
         };
         let added = self.open_tables(&output.merged)?;
         let flushed = &output.sealed;
+        let input: u64 = flushed.iter().map(|sealed| sealed.memtable.data_bytes()).sum();
         self.install(edit, &mut output.merged, added, |view, version| ReadView {
             active: Arc::clone(&view.active),
             sealed: view
@@ -182,6 +188,7 @@ impl Tree {
                 .collect(),
             version,
             flush_count: view.flush_count + 1,
+            flushed_bytes: view.flushed_bytes + input,
         })?;
         self.recovery_is_flushed();
         self.counters.flushed(output.merged.bytes(), highest.unwrap_or_default());

@@ -9,7 +9,7 @@ use super::{
     lsm::Tree,
     view::ReadView,
 };
-use crate::ids::SeqNo;
+use crate::ids::{Level, SeqNo};
 
 /// How loaded a shard is. Cheap to ask for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,12 +42,31 @@ pub struct TreeLoad {
     pub garbage_tables: usize,
     /// Roughly what compaction must read to catch up.
     pub debt_bytes: u64,
+    /// How much it has before it, in thousandths of what is healthy: from 1,000 on writers are slowed down.
+    pub backlog_permille: u32,
+    /// About what the next one reads.
+    pub next_compaction_bytes: u64,
     /// Whether a flush is under way.
     pub flush_running: bool,
     /// Whether a sealed memtable waits for one.
     pub flush_due: bool,
     /// Compactions under way.
     pub compactions_running: usize,
+}
+
+/// What went through a tree since it was opened, in bytes; all of it only grows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TreeWork {
+    /// Keys and values that were written.
+    pub written: u64,
+    /// Keys and values that were flushed of them.
+    pub flushed: u64,
+    /// The tables that came of that.
+    pub tables_flushed: u64,
+    /// What compactions took out of L0 and out of L1.
+    pub taken: [u64; 2],
+    /// What they read and wrote for that.
+    pub cost: [u64; 2],
 }
 
 /// The tables of one level.
@@ -104,6 +123,8 @@ pub(super) struct Counters {
     compaction_bytes_written: AtomicU64,
     blocks_copied: AtomicU64,
     flushed_seqno: AtomicU64,
+    taken: [AtomicU64; 2],
+    cost: [AtomicU64; 2],
 }
 
 impl Counters {
@@ -118,12 +139,25 @@ impl Counters {
         self.flush_bytes_written.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn compacted(&self, done: &CompactionDone) {
+    /// `is_asked`: somebody wanted more of it than the shape of the tree did, so that it says nothing of what that costs.
+    pub(super) fn compacted(&self, done: &CompactionDone, is_asked: bool) {
         let counter = if done.moved { &self.moves } else { &self.compactions };
         counter.fetch_add(1, Ordering::Relaxed);
         self.compaction_bytes_read.fetch_add(done.bytes_read, Ordering::Relaxed);
         self.compaction_bytes_written.fetch_add(done.bytes_written, Ordering::Relaxed);
         self.blocks_copied.fetch_add(done.blocks_copied, Ordering::Relaxed);
+        let [l0, l1] = &self.taken;
+        let [l0_cost, l1_cost] = &self.cost;
+        let (taken, cost) = match done.from {
+            Level::L0 => (l0, l0_cost),
+            Level::L1 => (l1, l1_cost),
+            Level::L2 => return,
+        };
+        if is_asked {
+            return;
+        }
+        taken.fetch_add(done.bytes_taken, Ordering::Relaxed);
+        cost.fetch_add(done.bytes_read + done.bytes_written, Ordering::Relaxed);
     }
 }
 
@@ -138,6 +172,20 @@ impl Tree {
             flush_due: !view.sealed.is_empty() && !flush_running,
             compactions_running,
             ..view.load(now_ms)
+        }
+    }
+
+    /// What went through the tree. Cheap to ask for.
+    pub fn work(&self) -> TreeWork {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let view = self.view();
+        let sealed = view.sealed.iter().map(|sealed| sealed.memtable.data_bytes());
+        TreeWork {
+            written: view.flushed_bytes + sealed.sum::<u64>() + view.active.data_bytes(),
+            flushed: view.flushed_bytes,
+            tables_flushed: read(&self.counters.flush_bytes_written),
+            taken: self.counters.taken.each_ref().map(read),
+            cost: self.counters.cost.each_ref().map(read),
         }
     }
 
@@ -178,6 +226,8 @@ impl ReadView {
             compaction_due: urgency.score_permille >= DUE_PERMILLE,
             garbage_tables: version.garbage_tables(),
             debt_bytes: urgency.debt_bytes,
+            backlog_permille: urgency.backlog_permille,
+            next_compaction_bytes: urgency.next_bytes,
             ..TreeLoad::default()
         }
     }

@@ -328,6 +328,7 @@ impl Tree {
             sealed: view.sealed.clone(),
             version,
             flush_count: view.flush_count,
+            flushed_bytes: view.flushed_bytes,
         })
     }
 

@@ -326,7 +326,7 @@ impl SettledRecovery {
             wal: sync,
             pool,
             manifest,
-            view: ReadView { active, sealed, version, flush_count: 0 },
+            view: ReadView { active, sealed, version, flush_count: 0, flushed_bytes: 0 },
             recovery_unflushed: needs_flush,
         }));
         summary.writable = flush_recovered(&tree, &wal, needs_flush, highest_seqno)?;

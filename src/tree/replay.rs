@@ -44,7 +44,7 @@ impl Replayed {
         // NOTE: the empty memtable goes, whose index would be as large as a full one's.
         let active =
             if self.sealed.is_empty() { self.active } else { Arc::clone(&self.sealed.remove(0).memtable) };
-        ReadView { active, sealed: self.sealed, version, flush_count: 0 }
+        ReadView { active, sealed: self.sealed, version, flush_count: 0, flushed_bytes: 0 }
     }
 }
 

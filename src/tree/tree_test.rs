@@ -635,6 +635,7 @@ fn a_view_that_is_made_beside_another_is_not_lost() {
         sealed: view.sealed.clone(),
         version: Arc::clone(&view.version),
         flush_count: view.flush_count + 1,
+        flushed_bytes: view.flushed_bytes,
     };
     let before = shard.tree.view().flush_count();
     std::thread::scope(|scope| {

@@ -9,7 +9,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    compaction::{DUE_PERMILLE, Levels, PickerOptions, debt_bytes, score_permille},
+    compaction::{
+        DUE_PERMILLE, Levels, PickerOptions, backlog_permille, debt_bytes, next_bytes, score_permille,
+    },
     handle::TableHandle,
 };
 use crate::{
@@ -99,6 +101,10 @@ pub struct Urgency {
     pub score_permille: u32,
     /// Roughly what compaction must read to catch up.
     pub debt_bytes: u64,
+    /// How much it has before it, in thousandths of what is healthy.
+    pub backlog_permille: u32,
+    /// About what the next one reads.
+    pub next_bytes: u64,
 }
 
 impl Version {
@@ -238,7 +244,12 @@ impl Version {
 }
 
 fn urgency(levels: &Levels, options: &PickerOptions) -> Urgency {
-    Urgency { score_permille: score_permille(levels, options), debt_bytes: debt_bytes(levels, options) }
+    Urgency {
+        score_permille: score_permille(levels, options),
+        debt_bytes: debt_bytes(levels, options),
+        backlog_permille: backlog_permille(levels, options),
+        next_bytes: next_bytes(levels, options),
+    }
 }
 
 fn sorted_run(mut tables: Vec<Arc<TableHandle>>) -> Result<Run, String> {

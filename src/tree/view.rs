@@ -27,6 +27,8 @@ pub struct ReadView {
     pub(super) sealed: Vec<Arc<SealedMemtable>>,
     pub(super) version: Arc<Version>,
     pub(super) flush_count: u64,
+    /// The bytes of keys and values that were flushed since the tree was opened.
+    pub(super) flushed_bytes: u64,
 }
 
 impl ReadView {

@@ -322,6 +322,7 @@ impl TreeWriter {
             sealed: std::iter::once(sealed).chain(view.sealed.iter().cloned()).collect(),
             version: Arc::clone(&view.version),
             flush_count: view.flush_count,
+            flushed_bytes: view.flushed_bytes,
         });
         Ok(())
     }

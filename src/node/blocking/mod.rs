@@ -138,14 +138,14 @@ impl Node {
     /// Writes in place from borrowed bytes; copies them only if the write must wait.
     fn write_one(&self, key: &[u8], value: Option<&[u8]>, options: PutOptions) -> Result<()> {
         let core = self.node.core();
-        let durability = options.durability.unwrap_or(core.options.durability);
+        let mode = core.mode_of(options, Caller::Blocking);
         let op = core.lone_write(key, value, options.ttl)?;
-        if let Some(done) = core.try_write_in_place(&op, durability, Caller::Blocking) {
+        if let Some(done) = core.try_write_in_place(&op, mode) {
             return done;
         }
         let action = put_or_delete(value.map(Bytes::copy_from_slice), options.ttl);
         let step = TurnStep { hash: op.hash, key: Bytes::copy_from_slice(key), action };
-        pollster::block_on(core.queue_write(step, durability, None))
+        pollster::block_on(core.queue_write(step, mode, None))
     }
 
     /// Sets a key that is absent.

@@ -40,7 +40,7 @@ pub(super) fn open(options: NodeOptions, env: Env) -> Result<Arc<ReadOnlyCore>> 
     let record = find(&*env.storage, &options.data_dir, asked_shards)?;
     options.shards = record.shards;
 
-    let context = tree_context(&options, &env);
+    let context = tree_context(&options, &env, None);
     let shards = usize::try_from(record.shards).unwrap_or_default();
     let source = ShardSource {
         options: &options,

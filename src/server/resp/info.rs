@@ -104,6 +104,7 @@ fn memory(session: &Session, node: &NodeStats) -> Lines {
 /// Every acked write is in the log, which Redis calls an append-only file.
 fn persistence(node: &NodeStats) -> Lines {
     let troubled = node.shards.iter().filter(|shard| shard.trouble.is_some()).count();
+    let slowed = node.shards.iter().filter(|shard| shard.write_limit.is_some()).count();
     let debt: u64 = node.shards.iter().map(|shard| shard.load.debt_bytes).sum();
     vec![
         ("loading", "0".to_owned()),
@@ -118,6 +119,10 @@ fn persistence(node: &NodeStats) -> Lines {
         ("dbex_flush_io_bytes", node.flush_io_bytes.to_string()),
         ("dbex_compaction_io_bytes", node.compaction_io_bytes.to_string()),
         ("dbex_compaction_debt_bytes", debt.to_string()),
+        ("dbex_io_budget_bytes_per_second", node.io_budget_bytes_per_second.unwrap_or_default().to_string()),
+        ("dbex_write_slowdowns", node.slowdowns.to_string()),
+        ("dbex_write_slowdown_ms", node.slowed_down.as_millis().to_string()),
+        ("dbex_slowed_shards", slowed.to_string()),
         ("dbex_write_stalls", node.stalls.to_string()),
     ]
 }

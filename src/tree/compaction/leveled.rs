@@ -14,6 +14,8 @@ const L0_BATCH: usize = 4;
 const PATIENCE: u64 = 3;
 /// At rest, L0 is merged into L1 if it has at least this part of L1's bytes.
 const LEAST_PART_AT_REST: u64 = 32;
+/// So many times the trigger's L0 tables, or L1's target, are the most that is healthy.
+const HEALTHY_TIMES: u64 = 5;
 
 /// The most urgent choice.
 pub(super) fn pick(situation: &Situation<'_>) -> Option<Choice> {
@@ -39,6 +41,26 @@ pub(super) fn scores(levels: &Levels, options: &PickerOptions) -> [u32; 2] {
     let l1 = permille(weight_of(levels.l1.iter().flatten()), l1_target_bytes(levels, options));
     let leftovers = if levels.l1.len() > 1 { DUE_PERMILLE } else { 0 };
     [l0, l1.max(leftovers)]
+}
+
+/// How much there is to do in parts of what is healthy, in thousandths.
+pub(super) fn backlog_permille(levels: &Levels, options: &PickerOptions) -> u32 {
+    let trigger = options.l0_trigger.max(1) as u64;
+    let l1 = weight_of(levels.l1.iter().flatten());
+    permille(levels.l0.len() as u64, trigger.saturating_mul(HEALTHY_TIMES))
+        .max(permille(l1, l1_target_bytes(levels, options).saturating_mul(HEALTHY_TIMES)))
+}
+
+/// About what the next compaction reads.
+pub(super) fn next_bytes(levels: &Levels, options: &PickerOptions) -> u64 {
+    let [_, l1_score] = scores(levels, options);
+    let (l0, l1) = (bytes_of(&levels.l0), bytes_of(levels.l1.iter().flatten()));
+    if l1_score < DUE_PERMILLE {
+        return l0.saturating_add(l1);
+    }
+    let table = l1.checked_div(levels.l1.iter().flatten().count() as u64).unwrap_or(0);
+    let fan_out = bytes_of(&levels.l2).checked_div(l1).unwrap_or(0).saturating_add(1);
+    table.saturating_mul(fan_out)
 }
 
 pub(super) fn debt_bytes(levels: &Levels, options: &PickerOptions) -> u64 {

@@ -18,7 +18,7 @@ pub use below::Below;
 pub(super) use deletes::gather_deletes;
 pub use picker::{
     Choice, DUE_PERMILLE, FullBound, FullChoice, KeySpan, Levels, PickerOptions, Situation, TargetRun,
-    debt_bytes, pick, pick_full, score_permille, span_of,
+    backlog_permille, debt_bytes, next_bytes, pick, pick_full, score_permille, span_of,
 };
 pub use rule::{ReadPositions, Readers, Verdict, VersionFilter, Watermark};
 pub(super) use run::{Merged, Target, merge_into_tables};

@@ -178,6 +178,22 @@ pub fn debt_bytes(levels: &Levels, options: &PickerOptions) -> u64 {
     }
 }
 
+/// How much compaction has before it, in thousandths of what is healthy: from 1,000 on writers are to be slowed down.
+pub fn backlog_permille(levels: &Levels, options: &PickerOptions) -> u32 {
+    match options.strategy {
+        Strategy::Leveled => leveled::backlog_permille(levels, options),
+        Strategy::SizeTiered => size_tiered::backlog_permille(levels, options),
+    }
+}
+
+/// About how many bytes the next compaction reads.
+pub fn next_bytes(levels: &Levels, options: &PickerOptions) -> u64 {
+    match options.strategy {
+        Strategy::Leveled => leveled::next_bytes(levels, options),
+        Strategy::SizeTiered => size_tiered::next_bytes(levels, options),
+    }
+}
+
 /// Merges what overlaps `range` into L2, as far as it was in tables at `bound`: everything above L2 at once, then
 /// what L2 itself could drop. Afterwards the one is below and the other has a higher number, so one who asks again
 /// after each choice comes to an end.

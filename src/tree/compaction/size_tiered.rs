@@ -30,6 +30,23 @@ pub(super) fn scores(levels: &Levels, options: &PickerOptions) -> [u32; 2] {
     [permille(levels.l0.len()), permille(levels.l1.len())]
 }
 
+/// So many times as many L0 tables, or L1 runs, as are merged at once are the most that is healthy.
+const HEALTHY_TIMES: u32 = 3;
+
+/// How much there is to do in parts of what is healthy, in thousandths.
+pub(super) fn backlog_permille(levels: &Levels, options: &PickerOptions) -> u32 {
+    scores(levels, options).into_iter().max().unwrap_or(0) / HEALTHY_TIMES
+}
+
+/// About what the next compaction reads.
+pub(super) fn next_bytes(levels: &Levels, options: &PickerOptions) -> u64 {
+    let [l0, l1] = scores(levels, options);
+    if l0 >= l1 {
+        return bytes_of(&levels.l0);
+    }
+    bytes_of(levels.l1.iter().flatten()).saturating_add(bytes_of(&levels.l2))
+}
+
 pub(super) fn debt_bytes(levels: &Levels, options: &PickerOptions) -> u64 {
     let trigger = options.tiered_trigger.max(2);
     let l0 = if levels.l0.len() >= trigger { bytes_of(&levels.l0) } else { 0 };
