@@ -6,7 +6,10 @@ use std::{
     ptr::NonNull,
 };
 
-use super::region::{REGION_BYTES, Region};
+use super::{
+    region::{REGION_BYTES, Region},
+    reserve,
+};
 
 const ALIGN: usize = 16;
 
@@ -14,7 +17,7 @@ const ALIGN: usize = 16;
 /// any allocation does, when there is none.
 pub fn allocate_chunk(bytes: usize) -> NonNull<u8> {
     if bytes == REGION_BYTES {
-        return Region::map().into_raw();
+        return reserve::take().into_raw();
     }
     let layout = layout(bytes);
     // SAFETY: the layout is not empty.
@@ -29,7 +32,7 @@ pub unsafe fn free_chunk(at: NonNull<u8>, bytes: usize) {
     // SAFETY: the caller's promise.
     unsafe {
         if bytes == REGION_BYTES {
-            drop(Region::from_raw(at));
+            reserve::give_back(Region::from_raw(at));
         } else {
             dealloc(at.as_ptr(), layout(bytes));
         }

@@ -3,13 +3,15 @@
 //! cache misses.
 //!
 //! ```text
-//!   region   2 MiB, one huge page          memtable chunks take one whole
-//!     └─ slab   64 KiB, pieces of one size
-//!          └─ piece   up to 8 KiB          `Shared`: a cached block
+//!   reserve  regions at hand
+//!     └─ region   2 MiB, one huge page     memtable chunks take one whole
+//!          └─ slab   64 KiB, pieces of one size
+//!               └─ piece   up to 8 KiB     `Shared`: a cached block
 //! ```
 
 mod chunk;
 mod region;
+pub mod reserve;
 mod shared;
 mod slabs;
 

@@ -1,12 +1,15 @@
 //! Pieces of memory of a few sizes, cut from slabs of one size each. A slab without pieces in use serves any size
-//! again; a region without slabs in use goes back to the system once there are others to spare.
+//! again; a region without slabs in use is given back once there are others to spare.
 #![expect(unsafe_code, reason = "free pieces are linked through their own memory")]
 
 use std::ptr::NonNull;
 
 use parking_lot::Mutex;
 
-use super::region::{REGION_BYTES, Region};
+use super::{
+    region::{REGION_BYTES, Region},
+    reserve,
+};
 
 const SLAB_BYTES: usize = 64 << 10;
 const SLABS_PER_REGION: usize = REGION_BYTES / SLAB_BYTES;
@@ -73,8 +76,10 @@ impl Slabs {
     /// It was taken from this pool, is given back once, and nobody uses its memory any more.
     pub unsafe fn give_back(&self, piece: Piece) {
         // SAFETY: the caller's promise.
-        let unmapped = unsafe { self.0.lock().give_back(piece) };
-        drop(unmapped);
+        let unused = unsafe { self.0.lock().give_back(piece) };
+        if let Some(region) = unused {
+            reserve::give_back(region);
+        }
     }
 
     /// The memory of all regions.
@@ -159,7 +164,7 @@ impl Pool {
     }
 
     fn add_region(&mut self) {
-        let mapped = MappedRegion { region: Region::map(), slabs_in_use: 0 };
+        let mapped = MappedRegion { region: reserve::take(), slabs_in_use: 0 };
         let place = self.regions.iter().position(Option::is_none).unwrap_or(self.regions.len());
         if let Some(vacant) = self.regions.get_mut(place) {
             *vacant = Some(mapped);

@@ -24,6 +24,7 @@ use super::{
     shard_place::{RETRY_AFTER, ShardPlace},
     steering::Steering,
 };
+use crate::memory::reserve;
 
 /// A memtable is sealed when all its expiring values have been expired for so long: where values live for a moment only,
 /// new ones keep it open.
@@ -86,8 +87,18 @@ impl Coordinator {
         if self.ticks.is_multiple_of(TICKS_A_LOOK_AT_EXPIRIES) {
             self.seal_what_has_expired();
         }
+        self.make_regions();
         self.core.note_progress();
         self.schedule();
+    }
+
+    /// Has memory made ahead of need: who touches it first waits for the system.
+    fn make_regions(&self) {
+        let wanted = reserve::look();
+        if wanted > 0 {
+            // NOTE: without a place for the job they are made by who needs them.
+            let _ = self.core.pools.prepare.try_submit(Box::new(move || reserve::make(wanted)));
+        }
     }
 
     /// Has memtables whose values have expired sealed: where nothing is written nobody else would.
