@@ -120,11 +120,25 @@ mod tests {
         assert_eq!((back, reserve.regions.len()), (3, 0));
     }
 
+    /// How many of a region's 4 KiB pages are in memory, as the system says.
+    #[cfg(target_os = "linux")]
+    fn present_pages(region: &Region) -> usize {
+        use std::os::unix::fs::FileExt;
+
+        const PAGE_BYTES: u64 = 4096;
+        let mut entries = vec![0; crate::memory::REGION_BYTES / 4096 * 8];
+        let first = region.as_ptr().addr().get() as u64 / PAGE_BYTES;
+        let pages = std::fs::File::open("/proc/self/pagemap").unwrap();
+        pages.read_exact_at(&mut entries, first * 8).unwrap();
+        entries.chunks_exact(8).filter(|entry| entry.last().is_some_and(|byte| byte & 0x80 != 0)).count()
+    }
+
+    #[cfg(target_os = "linux")]
     #[test]
     fn a_region_that_was_made_is_there_in_full() {
         let region = Region::map();
+        assert_eq!(present_pages(&region), 0, "nobody has touched it");
         region.populate();
-        give_back(region);
-        assert!(take().as_ptr().addr().get() > 0);
+        assert_eq!(present_pages(&region), crate::memory::REGION_BYTES / 4096);
     }
 }

@@ -44,11 +44,13 @@ impl Pacer {
         let old = self.cost.swap(new, Ordering::Relaxed);
         if old != new {
             let now = nanos(now);
-            let line =
-                |due: u64| u128::from(due.saturating_sub(now)) * u128::from(new) / u128::from(old.max(1));
-            let due = |due: u64| now.saturating_add(u64::try_from(line(due)).unwrap_or(u64::MAX));
-            let _ =
-                self.due_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |before| Some(due(before)));
+            // NOTE: what came into the line while there was none is a place that was just being taken, and none of it.
+            let line = |due: u64| {
+                (u128::from(due.saturating_sub(now)) * u128::from(new)).checked_div(u128::from(old))
+            };
+            let line = |due: u64| u64::try_from(line(due).unwrap_or_default()).unwrap_or(u64::MAX);
+            let moved = |due: u64| Some(now.saturating_add(line(due)));
+            let _ = self.due_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, moved);
         }
         std::mem::replace(&mut known, limit)
     }
@@ -65,7 +67,7 @@ impl Pacer {
 
     /// Takes the next place for so many bytes. Returns how long until it is due, zero if that is very soon.
     pub(in crate::node) fn place(&self, bytes: usize, now: Duration) -> Duration {
-        self.take_place(bytes, now, LONGEST_LINE).unwrap_or_else(|wait| wait)
+        self.take_place(bytes, now, true)
     }
 
     /// The same for who does not want to wait.
@@ -73,30 +75,31 @@ impl Pacer {
     /// # Errors
     /// How long it would be; no place is taken.
     pub(in crate::node) fn place_at_once(&self, bytes: usize, now: Duration) -> Result<(), Duration> {
-        self.take_place(bytes, now, SLACK).map(drop)
+        let wait = self.take_place(bytes, now, false);
+        if wait.is_zero() { Ok(()) } else { Err(wait) }
     }
 
-    /// Takes the next place if the line is shorter than `longest`, or whatever it is if that is as long as a line gets.
-    fn take_place(&self, bytes: usize, now: Duration, longest: Duration) -> Result<Duration, Duration> {
+    /// Takes the next place, if it is due at once or the caller waits for it. Returns how long that is.
+    fn take_place(&self, bytes: usize, now: Duration, waits: bool) -> Duration {
         let cost = self.cost.load(Ordering::Relaxed);
         if cost == 0 {
-            return Ok(Duration::ZERO);
+            return Duration::ZERO;
         }
         let now = nanos(now);
         let (earliest, latest) = (now.saturating_sub(nanos(SLACK)), now.saturating_add(nanos(LONGEST_LINE)));
         let takes = u64::try_from((bytes as u128 * u128::from(cost)) >> 10).unwrap_or(u64::MAX);
-        let wait_of = |due: u64| Duration::from_nanos(due.clamp(earliest, latest).saturating_sub(now));
+        let wait_of = |due: u64| Duration::from_nanos(due.min(latest).saturating_sub(now));
         let next = |due: u64| {
-            let takes = due.clamp(earliest, latest).saturating_add(takes);
-            (longest == LONGEST_LINE || wait_of(due) < longest).then_some(takes)
+            let next = due.clamp(earliest, latest).saturating_add(takes);
+            (waits || wait_of(due) < SLACK).then_some(next)
         };
         let before = self.due_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
         let wait = wait_of(before.unwrap_or_else(|due| due));
         if wait < SLACK {
-            return Ok(Duration::ZERO);
+            return Duration::ZERO;
         }
         self.has_held_back.store(true, Ordering::Relaxed);
-        before.map_err(|_| wait.min(LONGEST)).map(|_| wait.min(LONGEST))
+        wait.min(LONGEST)
     }
 }
 
@@ -152,6 +155,12 @@ mod tests {
         pacer.allow(None, now);
         pacer.allow(Some(at(1e6)), now);
         assert_eq!(pacer.place(1_000, now), Duration::ZERO, "nobody had to wait any more");
+
+        pacer.allow(None, now);
+        // As a place does that was being taken when the limit was lifted.
+        pacer.due_ns.fetch_add(nanos(Duration::from_millis(150)), Ordering::Relaxed);
+        pacer.allow(Some(at(1e6)), now);
+        assert_eq!(pacer.place(1_000, now), Duration::ZERO, "it is none of the new line");
     }
 
     #[test]

@@ -151,9 +151,7 @@ impl Throttle {
         self.compaction.note(shards.iter().map(|shard| shard.compacted).sum(), now);
         write_limits(&memory, self.compaction.per_second(), &pressures)
     }
-}
 
-impl Throttle {
     /// How fast all flushes together read: as those before, or, before the first has ended, as fast as they pay. NOTE:
     /// also before that is known, they have their half of a fixed budget.
     #[expect(clippy::cast_precision_loss, reason = "counts of jobs")]
