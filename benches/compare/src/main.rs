@@ -66,7 +66,7 @@ struct SizeArgs {
     /// Entries of a data set.
     #[arg(long, default_value_t = 2_000_000)]
     entries: u64,
-    /// Seconds of each measurement that is bounded by time; tails take four times as long, sustained ones 132 times.
+    /// Seconds of each measurement that is bounded by time; tails take four times as long, sustained ones 144 times.
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
     /// Shards of dbex; 0 is its default.

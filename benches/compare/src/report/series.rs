@@ -20,7 +20,7 @@ struct Panel {
     figure: fn(&Second) -> Option<f64>,
 }
 
-const PANELS: [Panel; 8] = [
+const PANELS: [Panel; 9] = [
     Panel {
         title: "puts a second, thousands",
         is_logarithmic: false,
@@ -35,6 +35,11 @@ const PANELS: [Panel; 8] = [
         title: "debt, MiB (dbex, RocksDB)",
         is_logarithmic: false,
         figure: |second| Some(second.debt_bytes? as f64 / f64::from(1 << 20)),
+    },
+    Panel {
+        title: "background reads and writes, MiB a second (dbex)",
+        is_logarithmic: false,
+        figure: |second| Some(second.background_bytes? as f64 / f64::from(1 << 20)),
     },
     Panel {
         title: "written by the process, MiB a second",
