@@ -24,7 +24,7 @@
 //! ```
 //!
 //! ```text
-//!   cli ─► server ─► settings ─► node ─► tree ─► memtable ─► wal ─► table ─► codec ─► storage ─► memory error key ids entry
+//!   cli ─► server ─► settings ─► node ─► tree ─► memtable ─► wal ─► table ─► codec ─► storage ─► memory error key ids entry waiting
 //! ```
 //! Imports go that way only. The modules marked hidden are not part of the API: benches and fault tests use them.
 
@@ -51,6 +51,8 @@ pub mod table;
 #[doc(hidden)]
 pub mod tree;
 #[doc(hidden)]
+pub mod waiting;
+#[doc(hidden)]
 pub mod wal;
 
 #[cfg(feature = "server")]
@@ -66,10 +68,11 @@ pub use {
     error::{Corruption, Error, ErrorKind, Result},
     key::{KeyRange, MAX_KEY_BYTES, MAX_VALUE_BYTES},
     node::{
-        Change, ChangeFn, Clock, CompactionStrategy, Coordinator, Current, Durability, Env, Expected, Expiry,
-        IoBudget, MAX_BATCH_BYTES, Node, NodeOptions, NodeStats, Pair, Permit, PutOptions, Random,
-        ReadOnlyNode, Scan, ShardStats, SlowdownReason, Snapshot, Step, StepDone, SystemClock, SystemRandom,
-        SystemThreads, Threads, TimeToLive, WriteBatch, WriteLimit, blocking,
+        Change, ChangeFn, Clock, CompactionStrategy, Coordinator, Current, Durability, Env, Executor,
+        Expected, Expiry, IoBudget, MAX_BATCH_BYTES, MakeFuture, Node, NodeOptions, NodeStats, Pair, Permit,
+        PutOptions, Random, ReadOnlyNode, Scan, ShardStats, SlowdownReason, Snapshot, Step, StepDone,
+        SystemClock, SystemRandom, SystemThreads, Thread, Threads, TimeToLive, WriteBatch, WriteLimit,
+        blocking,
     },
     settings::*,
 };

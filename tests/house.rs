@@ -27,7 +27,7 @@ const ORDER: &[&[&str]] = &[
     &["codec"],
     &["storage"],
     &["memory"],
-    &["entry", "error", "key", "ids", "range_delete"],
+    &["entry", "error", "key", "ids", "range_delete", "waiting"],
 ];
 
 /// What ties everything together may name everything.
@@ -162,6 +162,23 @@ fn stray_config(source: &Source) -> Vec<Violation> {
     lines.into_iter().map(|line| source.at(line, "the config crate outside settings/")).collect()
 }
 
+/// Who may wait without `waiting/`, where a simulation says how its threads wait: what a simulation replaces, and what
+/// is no part of one.
+const MAY_WAIT: &[&str] = &["node/executor.rs", "node/directory_lock.rs", "node/env.rs"];
+
+/// Nobody else parks a thread.
+fn stray_wait(source: &Source) -> Vec<Violation> {
+    let is_beside = ["waiting", "server", "cli"].contains(&source.top_module());
+    if is_beside || MAY_WAIT.contains(&source.path.as_str()) {
+        return vec![];
+    }
+    let parks = |word: &&Word| ["pollster", "Condvar", "recv", "park"].contains(&word.text.as_str());
+    let words = source.production().iter().filter(parks);
+    words
+        .map(|word| source.at(word.line, format!("{} outside waiting/: it has what waits", word.text)))
+        .collect()
+}
+
 /// A file of production code is small.
 fn long_file(source: &Source) -> Vec<Violation> {
     let lines = if source.is_test { 0 } else { source.file.production_lines() };
@@ -205,6 +222,7 @@ const RULES: &[fn(&Source) -> Vec<Violation>] = &[
     stray_actix,
     stray_fs,
     stray_config,
+    stray_wait,
     long_file,
     long_functions,
     missing_header,
@@ -352,6 +370,15 @@ fn actix_fs_and_config_are_found_outside_their_places() {
     assert_eq!(lines(stray_config, "cli/a.rs", "fn f() { self::config::run(); x.config(); }\n"), []);
     assert_eq!(lines(stray_config, "cli/a.rs", "mod config;\nfn f() {\n config::run() }\n"), []);
     assert_eq!(lines(stray_config, "cli/a.rs", "mod other;\nfn f() {\n config::run() }\n"), [3]);
+
+    assert_eq!(lines(stray_wait, "node/a.rs", "fn f() {\n pollster::block_on(g())\n}\n"), [2]);
+    assert_eq!(lines(stray_wait, "wal/a.rs", "use parking_lot::{\n Condvar, Mutex};\n"), [2]);
+    assert_eq!(lines(stray_wait, "tree/a.rs", "fn f() {\n answers\n.recv() }\n"), [3]);
+    assert_eq!(
+        lines(stray_wait, "tree/a.rs", "async fn f() { answers.recv_async().await; answers.try_recv(); }\n"),
+        []
+    );
+    assert_eq!(lines(stray_wait, "waiting/mod.rs", "fn f() { pollster::block_on(g()) }\n"), []);
 }
 
 #[test]

@@ -21,12 +21,13 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    thread::{self, JoinHandle},
+    thread,
     time::Duration,
 };
 
 use dbex::{
-    Clock, Durability, ErrorKind, PutOptions, Result, SystemClock, SystemThreads, Threads, WriteBatch,
+    Clock, Durability, ErrorKind, Executor, PutOptions, Result, SystemClock, SystemThreads, Thread, Threads,
+    WriteBatch,
     blocking::Node,
     storage::sim::{Errno, Fault, FaultRule, OpKind, SimStorage},
 };
@@ -80,11 +81,19 @@ struct Scarce {
 }
 
 impl Threads for Scarce {
-    fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {
+    fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<Box<dyn Thread>> {
         if name == "dbex-reopen" && self.refuses.load(Ordering::SeqCst) {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
         SystemThreads.spawn(name, body)
+    }
+
+    fn start_executor(&self, name: &str) -> io::Result<Box<dyn Executor>> {
+        SystemThreads.start_executor(name)
+    }
+
+    fn parallelism(&self) -> usize {
+        SystemThreads.parallelism()
     }
 }
 

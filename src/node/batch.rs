@@ -25,6 +25,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     ids::{BatchId, SeqNo, ShardId},
+    waiting::{self, block_on},
     wal::FrameKind,
 };
 
@@ -66,7 +67,7 @@ impl NodeCore {
     /// The body of the batch lane's thread: ends when it is told so by a `None`. What came later is turned away.
     pub(super) fn run_batch_lane(&self, waiting: &flume::Receiver<Option<BatchRequest>>) {
         let mut open = true;
-        while open && let Ok(Some(first)) = waiting.recv() {
+        while open && let Ok(Some(first)) = waiting::receive(waiting) {
             let mut round = vec![first];
             while round.len() < MAX_ROUND
                 && open
@@ -118,7 +119,7 @@ impl NodeCore {
         let shards = self.participants(union).map_err(RoundFailure::refused)?;
         let mut turns = Turns::new();
         for shard in &shards {
-            turns.insert(shard.index, (shard, pollster::block_on(shard.turn())));
+            turns.insert(shard.index, (shard, block_on(shard.turn())));
         }
         self.run_together(turns, batches)
     }
@@ -139,10 +140,12 @@ impl NodeCore {
             result
         }));
         ran.unwrap_or_else(|_| {
+            let mut together = self.panicked_together.lock();
             for (shard, _) in turns.values() {
                 shard.fail_for_panic();
             }
-            // Told only when all are marked, so that all are re-opened together.
+            together.push(turns.keys().copied().collect());
+            drop(together);
             for (shard, _) in turns.values() {
                 self.tell_failed(shard);
             }

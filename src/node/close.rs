@@ -16,7 +16,10 @@ use super::{
     request::Work,
     write_path::{Caller, WriteMode},
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    waiting::{self, block_on},
+};
 
 /// Starts the close on a thread of its own; does nothing if it has begun. Never blocks.
 pub(super) fn start(core: &Arc<NodeCore>) {
@@ -85,8 +88,9 @@ fn step<T>(run: impl FnOnce() -> T) -> Result<T> {
 
 /// Has everything that was admitted answered and made durable, and takes nothing more.
 fn drain(core: &NodeCore) -> Result<()> {
-    if let Some(lane) = core.batch_lane.lock().take() {
-        let _ = lane.send(None);
+    let lane = core.batch_lane.lock().take();
+    if let Some(lane) = lane {
+        let _ = waiting::send(&lane, None);
     }
     core.message_admission.close();
     core.note_progress();
@@ -101,9 +105,9 @@ fn drain(core: &NodeCore) -> Result<()> {
             WriteMode::patient(Durability::Buffered, Caller::Blocking),
             None,
         );
-        if pollster::block_on(sent).is_ok() {
+        if block_on(sent).is_ok() {
             // The answer comes, or the shard has failed and its actor has dropped the request.
-            let _ = answer.recv();
+            let _ = block_on(async { answer.await });
         }
         shard.admission.close();
         shard.end(Sickness::Closing, Error::closed());
@@ -145,14 +149,13 @@ fn end_jobs(core: &NodeCore) {
 }
 
 fn end_threads(core: &NodeCore) {
-    // NOTE: not asked of the coordinator, which may be gone. This ends the shards' arbiters, too.
-    if let Some(system) = core.system.get() {
-        system.stop();
+    // NOTE: not asked of the coordinator, which may be gone. This ends the threads of the shards' actors, too.
+    if let Some(executor) = core.executor.get() {
+        executor.end();
     }
-    for thread in std::mem::take(&mut *core.threads.lock()) {
-        if thread.join().is_err() {
-            tracing::error!("a thread of the node panicked");
-        }
+    let lane = core.lane_thread.lock().take();
+    if lane.is_some_and(|lane| !lane.join()) {
+        tracing::error!("the batch lane panicked");
     }
     for slot in &core.shards {
         slot.store(Arc::new(ShardState::Refused(Error::closed())));

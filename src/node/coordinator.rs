@@ -24,7 +24,11 @@ use super::{
     shard_place::{RETRY_AFTER, ShardPlace},
     steering::Steering,
 };
-use crate::memory::reserve;
+use crate::{
+    error::{Error, Result},
+    memory::reserve,
+    waiting::is_simulated,
+};
 
 /// A memtable is sealed when all its expiring values have been expired for so long: where values live for a moment only,
 /// new ones keep it open.
@@ -45,11 +49,16 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
-    /// A coordinator of `core`'s shards; each gets an arbiter thread of its own.
-    pub(super) fn new(core: Arc<NodeCore>) -> Self {
-        let places = (0..core.shards.len()).map(|index| ShardPlace::new(&core, index)).collect();
+    /// A coordinator of `core`'s shards; each gets a thread of its own beside that of the coordinator, which this is
+    /// called on.
+    ///
+    /// # Errors
+    /// `Io` when one cannot be started.
+    pub(super) fn new(core: Arc<NodeCore>) -> Result<Self> {
+        let executor = core.executor.get().ok_or_else(|| Error::internal("the node has no executor"))?;
+        let places = (0..core.shards.len()).map(|_| ShardPlace::start(&**executor)).collect::<Result<_>>()?;
         let steering = Steering::new(&core);
-        Self { core, places, steering, is_throttling: false, syncing: Arc::default(), ticks: 0 }
+        Ok(Self { core, places, steering, is_throttling: false, syncing: Arc::default(), ticks: 0 })
     }
 
     #[cfg(feature = "actix-api")]
@@ -94,7 +103,8 @@ impl Coordinator {
 
     /// Has memory made ahead of need: who touches it first waits for the system.
     fn make_regions(&self) {
-        let wanted = reserve::look();
+        // NOTE: memory is the process's: another node's must not change the order of what a simulated one does.
+        let wanted = if is_simulated() { 0 } else { reserve::look() };
         if wanted > 0 {
             // NOTE: without a place for the job they are made by who needs them.
             let _ = self.core.pools.prepare.try_submit(Box::new(move || reserve::make(wanted)));
@@ -218,7 +228,7 @@ impl Coordinator {
         let waits = |shard: Arc<ShardCore>| {
             matches!(shard.sickness(), Some(Sickness::Panicked | Sickness::NotReopened))
         };
-        if self.core.open_shards().any(waits) && !self.core.reopening.is_locked() {
+        if self.core.open_shards().any(waits) && self.core.reopening.is_free() {
             self.reopen_panicked();
         }
     }

@@ -2,12 +2,16 @@
 //! The only place that reads the machine's clocks.
 
 use std::{
-    fmt, io,
+    fmt,
+    future::Future,
+    io,
+    pin::Pin,
     sync::Arc,
     thread::JoinHandle,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use super::{executor::ActixSystem, parallel::cores};
 use crate::storage::{DiskStorage, Storage};
 
 /// Everything outside the node that it depends on.
@@ -19,7 +23,7 @@ pub struct Env {
     pub clock: Arc<dyn Clock>,
     /// Where random numbers come from.
     pub random: Arc<dyn Random>,
-    /// How threads are started.
+    /// How threads are started, those that actors live on, too.
     pub threads: Arc<dyn Threads>,
 }
 
@@ -64,8 +68,46 @@ pub trait Threads: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// When the operating system refuses another thread.
-    fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>>;
+    fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<Box<dyn Thread>>;
+
+    /// Starts a thread called `name` that actors live on.
+    ///
+    /// # Errors
+    /// When the operating system refuses another thread.
+    fn start_executor(&self, name: &str) -> io::Result<Box<dyn Executor>>;
+
+    /// Over how many threads one piece of work is spread at the most; 1: whoever has it does it alone.
+    fn parallelism(&self) -> usize;
 }
+
+/// A thread that was started.
+pub trait Thread: Send + fmt::Debug {
+    /// Whether the caller runs on it.
+    fn is_current(&self) -> bool;
+
+    /// Waits for its end. False if it panicked.
+    fn join(self: Box<Self>) -> bool;
+}
+
+/// A thread that runs futures which never leave it: actors.
+pub trait Executor: Send + Sync + fmt::Debug {
+    /// Makes a future on the executor's thread, and runs it there beside its others. Once the executor has ended it is
+    /// dropped.
+    fn run(&self, make: MakeFuture);
+
+    /// Starts another one with a thread of its own, which ends with this one. Called on this one's thread.
+    ///
+    /// # Errors
+    /// When the operating system refuses another thread.
+    fn start_another(&self) -> io::Result<Box<dyn Executor>>;
+
+    /// Ends it and those that it started: what runs on them is dropped. Waits for the end of its own thread; those of
+    /// the others may take a moment longer.
+    fn end(&self);
+}
+
+/// Makes a future where it is to run.
+pub type MakeFuture = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
 /// The machine's clocks.
 #[derive(Debug)]
@@ -126,7 +168,25 @@ impl Random for SystemRandom {
 pub struct SystemThreads;
 
 impl Threads for SystemThreads {
-    fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {
-        std::thread::Builder::new().name(name.to_owned()).spawn(body)
+    fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<Box<dyn Thread>> {
+        Ok(Box::new(std::thread::Builder::new().name(name.to_owned()).spawn(body)?))
+    }
+
+    fn start_executor(&self, name: &str) -> io::Result<Box<dyn Executor>> {
+        Ok(Box::new(ActixSystem::start(name)?))
+    }
+
+    fn parallelism(&self) -> usize {
+        cores()
+    }
+}
+
+impl Thread for JoinHandle<()> {
+    fn is_current(&self) -> bool {
+        self.thread().id() == std::thread::current().id()
+    }
+
+    fn join(self: Box<Self>) -> bool {
+        (*self).join().is_ok()
     }
 }

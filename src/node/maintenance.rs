@@ -18,6 +18,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     key::KeyRange,
     tree::{FullCompaction, compaction::Readers},
+    waiting::block_on,
 };
 
 impl NodeCore {
@@ -139,7 +140,8 @@ impl NodeCore {
         let (reply, answer) = oneshot::channel();
         let core = Arc::clone(self);
         let body = Box::new(move || {
-            let threads = core.options.compaction_workers;
+            let threads =
+                if core.env.threads.parallelism() == 1 { 1 } else { core.options.compaction_workers };
             let done = in_parallel(shards, threads, |shard| core.compact_shard(&shard, &range));
             let _ = reply.send(done.into_iter().collect::<Result<()>>());
         });
@@ -171,7 +173,7 @@ impl NodeCore {
                 }
             }
             // For a place, or for the tables of a job that runs.
-            pollster::block_on(progress.changed()).map_err(|_| Error::closed())?;
+            block_on(progress.changed()).map_err(|_| Error::closed())?;
         }
     }
 

@@ -27,6 +27,7 @@ mod conditions;
 mod coordinator;
 mod directory_lock;
 mod env;
+mod executor;
 mod expiry;
 mod foreground;
 mod grant;
@@ -78,7 +79,9 @@ mod write_path;
 
 pub use admission::Permit;
 pub use coordinator::Coordinator;
-pub use env::{Clock, Env, Random, SystemClock, SystemRandom, SystemThreads, Threads};
+pub use env::{
+    Clock, Env, Executor, MakeFuture, Random, SystemClock, SystemRandom, SystemThreads, Thread, Threads,
+};
 #[cfg(feature = "server")]
 pub(crate) use expiry::Presence;
 pub use expiry::{Expiry, TimeToLive};

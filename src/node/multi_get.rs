@@ -30,6 +30,7 @@ use crate::{
     key::KeyHash,
     table::{Lookup, ReadMode},
     tree::ReadView,
+    waiting,
 };
 
 /// So many cold keys are worth a thread of their own.
@@ -89,7 +90,7 @@ pub(super) fn multi_get_blocking<R: PointReads, K: AsRef<[u8]>>(
     }
     // IMPORTANT: these are being read: what waits for a worker has taken no share.
     for _ in 0..elsewhere {
-        let answer = answers.recv().map_err(|_| workers.why_dropped())?;
+        let answer = waiting::receive(&answers).map_err(|_| workers.why_dropped())?;
         put_answers(reads, &mut values, answer?);
     }
     Ok(values)

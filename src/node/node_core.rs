@@ -2,12 +2,11 @@
 //! waits for nobody; `open.rs` builds it, `close.rs` ends it.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU8, AtomicU64, Ordering},
     },
-    thread::JoinHandle,
     time::Duration,
 };
 
@@ -22,7 +21,7 @@ use super::{
     batch::BatchRequest,
     coordinator::{Coordinator, LookAgain, ShardFailed},
     directory_lock::DirectoryLock,
-    env::Env,
+    env::{Env, Executor, Thread},
     foreground::Foreground,
     grant::GrantBook,
     node_clock::NodeClock,
@@ -40,6 +39,7 @@ use crate::{
     ids::{BatchId, SeqNo},
     table::BlockCache,
     tree::{TreeContext, TreeOptions},
+    waiting::SlowMutex,
 };
 
 /// The node; see the module.
@@ -65,13 +65,16 @@ pub(super) struct NodeCore {
     pub batch_lane: Mutex<Option<flume::Sender<Option<BatchRequest>>>>,
     /// Batches that one participant could not take back in its log: void when it is re-opened.
     pub void_batches: Mutex<HashSet<BatchId>>,
+    /// Shards in whose turns a batch panicked, until they are re-opened: half of it may be in their logs, so none of them
+    /// comes back without the others. Locked while all of them are marked.
+    pub panicked_together: Mutex<Vec<BTreeSet<usize>>>,
     pub coordinator: OnceLock<Addr<Coordinator>>,
-    /// The actor system that the coordinator and the shards' actors live in.
-    pub system: OnceLock<actix::System>,
-    /// The threads of the batch lane and of the actor system, joined by the close.
-    pub threads: Mutex<Vec<JoinHandle<()>>>,
+    /// The thread that the coordinator lives on; those of the shards' actors end with it.
+    pub executor: OnceLock<Box<dyn Executor>>,
+    /// The batch lane's thread, joined by the close.
+    pub lane_thread: Mutex<Option<Box<dyn Thread>>>,
     /// Held while shards are re-opened, one call after the other.
-    pub reopening: Mutex<()>,
+    pub reopening: SlowMutex<()>,
     /// Held while new lives of shards take their places, and by who must not find some of them and the last lives of
     /// others.
     pub places: RwLock<()>,
@@ -205,10 +208,11 @@ impl NodeCore {
             cache: Arc::clone(&tree_context.cache),
             batch_lane: Mutex::new(Some(parts.batch_lane)),
             void_batches: Mutex::default(),
+            panicked_together: Mutex::default(),
             coordinator: OnceLock::new(),
-            system: OnceLock::new(),
-            threads: Mutex::default(),
-            reopening: Mutex::new(()),
+            executor: OnceLock::new(),
+            lane_thread: Mutex::default(),
+            reopening: SlowMutex::default(),
             places: RwLock::new(()),
             lifecycle: Lifecycle::new(parts.lock),
             progress: watch::Sender::new(0),

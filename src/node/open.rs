@@ -1,14 +1,14 @@
 //! Opening a node: the directory is locked and inspected, every shard is read, the logs are cut to one
 //! consistent picture, every shard is recovered, and only then do the actors and workers start.
 
-use std::{collections::HashSet, path::Path, sync::Arc, thread::JoinHandle};
+use std::{collections::HashSet, path::Path, sync::Arc};
 
-use actix::{Actor, Addr, System};
+use actix::{Addr, Context};
 
 use super::{
     coordinator::Coordinator,
     directory_lock::DirectoryLock,
-    env::Env,
+    env::{Env, Thread},
     foreground::Foreground,
     node_core::{NodeCore, Parts, Pools, ShardSlot, ShardState},
     node_file::{self, Directory, NodeRecord},
@@ -25,6 +25,7 @@ use crate::{
     storage::Storage,
     table::{BlockCache, FileCache, TableOptions},
     tree::{Strategy, TreeContext, TreeOptions},
+    waiting,
     wal::WalOptions,
 };
 
@@ -89,13 +90,11 @@ pub(super) fn open(options: NodeOptions, env: Env) -> Result<Arc<NodeCore>> {
     }));
     let lane_core = Arc::clone(&core);
     let lane = spawn(&core, "dbex-batch", Box::new(move || lane_core.run_batch_lane(&waiting_batches)))?;
-    match start_system(&core) {
-        Ok(system) => core.threads.lock().extend([lane, system]),
-        Err(error) => {
-            end_lane(&core, lane);
-            return Err(error);
-        }
+    if let Err(error) = start_coordinator(&core) {
+        end_lane(&core, lane);
+        return Err(error);
     }
+    *core.lane_thread.lock() = Some(lane);
     tracing::info!(
         data_dir = %core.options.data_dir.display(),
         shards = core.record.shards,
@@ -256,41 +255,48 @@ fn start_pools(options: &NodeOptions, env: &Env) -> Result<Pools> {
     })
 }
 
-/// Starts the thread of the actix system with the coordinator in it, which starts the shard actors.
-fn start_system(core: &Arc<NodeCore>) -> Result<JoinHandle<()>> {
-    let (started, wait) = flume::bounded::<(Addr<Coordinator>, System)>(1);
-    let system_core = Arc::clone(core);
-    let body = Box::new(move || {
-        let system = System::new();
-        system.block_on(async move {
-            let _ = started.send((Coordinator::new(system_core).start(), System::current()));
-        });
-        if let Err(error) = system.run() {
-            tracing::error!(error = %error, "the actor system ended with an error");
+/// Starts the thread that the coordinator lives on, and the coordinator, which starts the shards' actors.
+fn start_coordinator(core: &Arc<NodeCore>) -> Result<()> {
+    let name = "dbex-system";
+    let executor = core.env.threads.start_executor(name).map_err(|error| no_thread(name, error))?;
+    let executor = core.executor.get_or_init(|| executor);
+    let (started, wait) = flume::bounded::<Result<Addr<Coordinator>>>(1);
+    let actor_core = Arc::clone(core);
+    executor.run(Box::new(move || match Coordinator::new(actor_core) {
+        Ok(coordinator) => {
+            let coordinator = Context::new().into_future(coordinator);
+            let _ = started.send(Ok(coordinator.address()));
+            Box::pin(coordinator)
         }
-    });
-    let thread = spawn(core, "dbex-system", body)?;
-    let (coordinator, system) = wait.recv().map_err(|_| Error::internal("the actor system did not start"))?;
+        Err(error) => {
+            let _ = started.send(Err(error));
+            Box::pin(std::future::ready(()))
+        }
+    }));
+    let started = waiting::receive(&wait);
+    let started = started.unwrap_or_else(|_| Err(Error::internal("the coordinator did not start")));
+    let coordinator = started.inspect_err(|_| executor.end())?;
     let _ = core.coordinator.set(coordinator);
-    let _ = core.system.set(system);
-    Ok(thread)
+    Ok(())
 }
 
 /// Ends the batch lane, which holds the node, and with it the directory's lock.
-fn end_lane(core: &NodeCore, lane: JoinHandle<()>) {
-    if let Some(waiting) = core.batch_lane.lock().take() {
-        drop(waiting.send(None));
+fn end_lane(core: &NodeCore, lane: Box<dyn Thread>) {
+    let lane_end = core.batch_lane.lock().take();
+    if let Some(batches) = lane_end {
+        drop(waiting::send(&batches, None));
     }
-    if lane.join().is_err() {
+    if !lane.join() {
         tracing::error!("the batch lane panicked");
     }
 }
 
-fn spawn(core: &NodeCore, name: &str, body: Box<dyn FnOnce() + Send>) -> Result<JoinHandle<()>> {
-    core.env
-        .threads
-        .spawn(name, body)
-        .map_err(|error| Error::with_source(ErrorKind::Io, format!("cannot start the thread {name}"), error))
+fn spawn(core: &NodeCore, name: &str, body: Box<dyn FnOnce() + Send>) -> Result<Box<dyn Thread>> {
+    core.env.threads.spawn(name, body).map_err(|error| no_thread(name, error))
+}
+
+fn no_thread(name: &str, error: std::io::Error) -> Error {
+    Error::with_source(ErrorKind::Io, format!("cannot start the thread {name}"), error)
 }
 
 /// The soft limit of open files of this process.

@@ -125,12 +125,14 @@ impl NodeCore {
 
     /// Waits without blocking the thread, whatever runtime it belongs to: the node's own one keeps the time.
     async fn pause(&self, wait: Duration) {
-        let Some(system) = self.system.get() else { return };
+        let Some(executor) = self.executor.get() else { return };
         let (done, waiting) = oneshot::channel();
-        system.arbiter().spawn(async move {
-            actix::clock::sleep(wait).await;
-            let _ = done.send(());
-        });
+        executor.run(Box::new(move || {
+            Box::pin(async move {
+                actix::clock::sleep(wait).await;
+                let _ = done.send(());
+            })
+        }));
         // It is over at once when the node closes.
         let _ = waiting.await;
     }

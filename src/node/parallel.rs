@@ -28,8 +28,16 @@ pub(super) fn in_parallel<T: Send, R: Send>(
     results.into_iter().map(|(_, result)| result).collect()
 }
 
-/// Does two pieces of work at once.
-pub(super) fn both<A: Send, B>(beside: impl FnOnce() -> A + Send, work: impl FnOnce() -> B) -> (A, B) {
+/// Does two pieces of work, at once where that is allowed.
+pub(super) fn both<A: Send, B>(
+    parallelism: usize,
+    beside: impl FnOnce() -> A + Send,
+    work: impl FnOnce() -> B,
+) -> (A, B) {
+    if parallelism <= 1 {
+        let beside = beside();
+        return (beside, work());
+    }
     std::thread::scope(|scope| {
         let beside = scope.spawn(beside);
         let done = work();

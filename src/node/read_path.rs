@@ -17,6 +17,7 @@ use crate::{
     key::KeyHash,
     table::{Lookup, ReadMode},
     tree::{ReadView, is_visible},
+    waiting::block_on,
 };
 
 /// Where a key is looked for.
@@ -184,7 +185,7 @@ impl NodeCore {
             return Ok(vec![self.get_blocking(key.as_ref())?]);
         }
         let located = locate_all(&**self, keys)?;
-        let snapshot = pollster::block_on(self.snapshot_for(&located))?;
+        let snapshot = block_on(self.snapshot_for(&located))?;
         multi_get::multi_get_blocking(&*snapshot, keys, &located)
     }
 

@@ -11,7 +11,7 @@ use std::{
 use super::{
     env::Env,
     options::NodeOptions,
-    parallel::{both, cores, in_parallel},
+    parallel::{both, in_parallel},
 };
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -67,13 +67,15 @@ pub(super) fn recover(
     let Found { intact, damaged, highest_seqno, clock_high_ms } =
         read_all(source, places, void, highest_seqno)?;
     let replays = intact.iter().map(|(_, recovery, cut)| recovery.replay(cut)).collect();
+    let parallelism = source.env.threads.parallelism();
     let (replayed, settled) = both(
-        || in_parallel(replays, cores(), Replay::run),
+        parallelism,
+        || in_parallel(replays, parallelism, Replay::run),
         || source.settle(intact, highest_seqno, sync_others),
     );
     let settled: Vec<_> = settled?.into_iter().zip(replayed).collect();
     let mut shards =
-        in_parallel(settled, cores(), |((place, settled), replayed)| (place, finish(settled, replayed)));
+        in_parallel(settled, parallelism, |((place, settled), replayed)| (place, finish(settled, replayed)));
     if source.made
         && let Some((_, Err(error))) = shards.iter().find(|(_, shard)| shard.is_err())
     {
@@ -109,7 +111,9 @@ pub(super) fn read_all(
     let mut damaged = Vec::new();
     let mut intact = Vec::new();
     let mut logs: Vec<_> = (0..source.shards).map(|_| ShardLog::refused()).collect();
-    for (place, read) in in_parallel(places.to_vec(), cores(), |place| (place, source.read(place))) {
+    for (place, read) in
+        in_parallel(places.to_vec(), source.env.threads.parallelism(), |place| (place, source.read(place)))
+    {
         match read {
             Ok(recovery) => {
                 if let Some(log) = logs.get_mut(place) {
@@ -144,16 +148,17 @@ impl ShardSource<'_> {
         highest_seqno: SeqNo,
         sync_others: impl FnOnce() -> Result<()>,
     ) -> Result<Vec<(usize, SettledRecovery)>> {
+        let parallelism = self.env.threads.parallelism();
         // IMPORTANT: every log is durable before any shard flushes what it recovered, because a flush makes a
         // cross-shard batch count as standing in that shard.
-        in_parallel(work.iter().collect(), cores(), |(_, recovery, _)| recovery.sync_log())
+        in_parallel(work.iter().collect(), parallelism, |(_, recovery, _)| recovery.sync_log())
             .into_iter()
             .collect::<Result<()>>()?;
         sync_others()?;
         let settle = |(place, recovery, cut): (usize, TreeRecovery, Cut)| {
             Ok((place, recovery.settle(cut, highest_seqno, self.env.random.next_u64())?))
         };
-        in_parallel(work, cores(), settle).into_iter().collect()
+        in_parallel(work, parallelism, settle).into_iter().collect()
     }
 
     /// Reads one shard's manifest and log.

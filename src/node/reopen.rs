@@ -3,6 +3,7 @@
 //! batch means is decided over the logs of all its participants.
 
 use std::{
+    collections::BTreeSet,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
@@ -88,6 +89,7 @@ fn reopen(core: &NodeCore, places: &[usize], old: &[Arc<ShardCore>], all: bool) 
     let sync_others = || core.sync_batches_except(places);
     let recovered = recover(source, places, &void, core.seqno_watermark(), sync_others)?;
     core.skip_seqnos(recovered.highest_seqno);
+    core.panicked_together.lock().retain(|together| !together.iter().all(|place| places.contains(place)));
     if all {
         // Every log that is not damaged remembers now that they are void.
         core.void_batches.lock().clear();
@@ -120,6 +122,7 @@ fn reopen(core: &NodeCore, places: &[usize], old: &[Arc<ShardCore>], all: bool) 
 /// The shards to re-open, and whether they are all.
 fn to_reopen(core: &NodeCore, asked: bool) -> (Vec<usize>, bool) {
     let all = 0..core.shards.len();
+    let together = core.panicked_together.lock();
     let sickness = |index: usize| match core.shard(index) {
         Ok(shard) => shard.sickness(),
         Err(_) => Some(Sickness::LogInDoubt),
@@ -134,7 +137,37 @@ fn to_reopen(core: &NodeCore, asked: bool) -> (Vec<usize>, bool) {
         Some(Sickness::KeepsPanicking) => asked,
         _ => false,
     };
-    (all.filter(comes_back_alone).collect(), false)
+    let candidates = all.filter(comes_back_alone).collect();
+    let (come_back, held_back) = with_those_they_panicked_with(candidates, &together);
+    for shard in held_back.into_iter().filter_map(|index| core.shard(index).ok()) {
+        let other =
+            Error::internal("half a batch may be in the log of a shard that does not come back by itself");
+        shard.doubt_log(
+            format!("shard {} panicked together with others: re-open them (`reopen_shards`)", shard.index),
+            &other,
+        );
+    }
+    (come_back, false)
+}
+
+/// Which of the candidates come back: those whose fellows all do. And which do not.
+fn with_those_they_panicked_with(
+    candidates: Vec<usize>,
+    together: &[BTreeSet<usize>],
+) -> (Vec<usize>, Vec<usize>) {
+    let (mut come_back, mut held_back) = (candidates, Vec::new());
+    loop {
+        let misses_one = |index: &usize| {
+            let sets = together.iter().filter(|set| set.contains(index));
+            sets.flatten().any(|fellow| !come_back.contains(fellow))
+        };
+        let (held, stay): (Vec<_>, Vec<_>) = come_back.iter().copied().partition(misses_one);
+        if held.is_empty() {
+            return (come_back, held_back);
+        }
+        held_back.extend(held);
+        come_back = stay;
+    }
 }
 
 fn install(core: &NodeCore, index: usize, state: ShardState) {
@@ -142,4 +175,23 @@ fn install(core: &NodeCore, index: usize, state: ShardState) {
         slot.store(Arc::new(state));
     }
     core.account_anew(index);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_panicked_together_comes_back_together_or_not_at_all() {
+        let together: Vec<BTreeSet<usize>> = vec![[0, 1].into(), [1, 2].into(), [4, 5].into()];
+        let of = |candidates: &[usize]| with_those_they_panicked_with(candidates.to_vec(), &together);
+        assert_eq!(of(&[0, 1, 2, 3]), (vec![0, 1, 2, 3], vec![]));
+        assert_eq!(
+            of(&[0, 1, 3, 4, 5]),
+            (vec![3, 4, 5], vec![1, 0]),
+            "2 is missed by 1, which is missed by 0"
+        );
+        assert_eq!(of(&[3, 5]), (vec![3], vec![5]));
+        assert_eq!(of(&[]), (vec![], vec![]));
+    }
 }

@@ -28,6 +28,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     ids::SeqNo,
     tree::{Tree, TreeWriter},
+    waiting::block_on,
 };
 
 /// The number of requests that may wait in an inbox; their bytes are bounded by admission.
@@ -275,7 +276,7 @@ impl ShardCore {
     pub(super) fn end(&self, why: Sickness, error: Error) {
         self.health.pass(None, why, error);
         // Whoever has the turn ends it; whoever takes it later sees the mark first.
-        drop(pollster::block_on(self.turn()));
+        drop(block_on(self.turn()));
         self.refuse_waiting_if_sick();
         self.tree.revoke();
     }

@@ -6,15 +6,20 @@ use std::{
     time::Duration,
 };
 
-use actix::{Actor, Addr, Arbiter};
+use actix::{Addr, Context, dev::channel};
 
 use super::{
+    env::Executor,
     node_core::NodeCore,
+    pin::pin_this_thread,
     schedule::{IoClass, ShardLoad, relief},
     shard_actor::{ShardActor, StopShard},
     shard_core::ShardCore,
 };
+use crate::error::{Error, ErrorKind, Result};
 
+/// An actor's mailbox has room for so many messages of those who wait for it; a shard's actor is only ever told to stop.
+const MAILBOX_MESSAGES: usize = 16;
 /// How long what failed is left alone.
 pub(super) const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// A shard that panics more often than this within [`PANIC_WINDOW`] stays closed until `reopen_shards`.
@@ -23,18 +28,21 @@ const PANIC_WINDOW: Duration = Duration::from_mins(1);
 
 /// See the module.
 pub(super) struct ShardPlace {
-    arbiter: Arbiter,
+    executor: Box<dyn Executor>,
     actor: Option<Addr<ShardActor>>,
     pub times: ShardTimes,
 }
 
 impl ShardPlace {
-    pub(super) fn new(core: &NodeCore, index: usize) -> Self {
-        let arbiter = Arbiter::new();
-        if core.options.pin_cores {
-            arbiter.spawn_fn(move || super::pin::pin_this_thread(index));
-        }
-        Self { arbiter, actor: None, times: ShardTimes::default() }
+    /// Starts the shard's thread.
+    ///
+    /// # Errors
+    /// `Io` when it cannot be started.
+    pub(super) fn start(system: &dyn Executor) -> Result<Self> {
+        let executor = system.start_another().map_err(|error| {
+            Error::with_source(ErrorKind::Io, "cannot start the thread of a shard", error)
+        })?;
+        Ok(Self { executor, actor: None, times: ShardTimes::default() })
     }
 
     /// Starts the actor of a new incarnation; what the one before failed at is tried anew.
@@ -44,8 +52,14 @@ impl ShardPlace {
         }
         self.times.forget_failures();
         let (core, shard) = (Arc::clone(core), Arc::clone(shard));
-        self.actor =
-            Some(ShardActor::start_in_arbiter(&self.arbiter.handle(), move |_| ShardActor::new(core, shard)));
+        let (sender, mailbox) = channel::channel(MAILBOX_MESSAGES);
+        self.executor.run(Box::new(move || {
+            if core.options.pin_cores {
+                pin_this_thread(shard.index);
+            }
+            Box::pin(Context::with_receiver(mailbox).into_future(ShardActor::new(core, shard)))
+        }));
+        self.actor = Some(Addr::new(sender));
     }
 
     /// What the scheduler needs to know of the shard, at a time on the monotonic clock and on the node's.

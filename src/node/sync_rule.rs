@@ -5,7 +5,10 @@
 use std::sync::Arc;
 
 use super::{node_core::NodeCore, shard_core::ShardCore};
-use crate::error::{Error, ErrorKind, Result};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    waiting,
+};
 
 impl NodeCore {
     /// Makes everything durable that the logs of the shard, and of those with these indexes, hold, and, because a batch
@@ -84,7 +87,8 @@ impl NodeCore {
         drop(done);
         let mut result = note_sync(mine, mine.tree.wal().sync().map(|_| ()));
         for _ in others {
-            let other = results.recv().unwrap_or_else(|_| Err(Error::internal("a sync worker panicked")));
+            let other = waiting::receive(&results);
+            let other = other.unwrap_or_else(|_| Err(Error::internal("a sync worker panicked")));
             result = result.and(other);
         }
         result

@@ -6,13 +6,15 @@ use std::{
     ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    thread::JoinHandle,
 };
 
 use parking_lot::Mutex;
 
-use super::env::Threads;
-use crate::error::{Error, ErrorKind, Result};
+use super::env::{Thread, Threads};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    waiting,
+};
 
 /// One unit of work.
 pub(super) type Job = Box<dyn FnOnce() + Send>;
@@ -26,7 +28,7 @@ pub(super) struct WorkerPool {
     name: &'static str,
     count: usize,
     queue: Mutex<Option<Queue>>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Mutex<Vec<Box<dyn Thread>>>,
 }
 
 #[derive(Debug)]
@@ -51,7 +53,7 @@ impl WorkerPool {
         for i in 0..count {
             let waiting = waiting.clone();
             let body = Box::new(move || {
-                while let Ok(Some(job)) = waiting.recv() {
+                while let Ok(Some(job)) = waiting::receive(&waiting) {
                     if catch_unwind(AssertUnwindSafe(job)).is_err() {
                         tracing::error!(worker = name, "a background job panicked");
                     }
@@ -75,7 +77,7 @@ impl WorkerPool {
     /// # Errors
     /// `Closed` after [`WorkerPool::stop`].
     pub(super) fn submit(&self, job: Job) -> Result<()> {
-        self.sender()?.send(Some(job)).map_err(|_| Error::closed())
+        waiting::send(&self.sender()?, Some(job)).map_err(|_| Error::closed())
     }
 
     /// Hands a job over if there is room for it.
@@ -153,10 +155,10 @@ impl WorkerPool {
         // NOTE: told one by one: a caller's future that waits for room holds a sender of its own, so the
         // threads would not see the queue end.
         for _ in &threads {
-            let _ = queue.as_ref().map(|queue| queue.jobs.send(None));
+            let _ = queue.as_ref().map(|queue| waiting::send(&queue.jobs, None));
         }
-        for handle in threads {
-            if handle.thread().id() != std::thread::current().id() && handle.join().is_err() {
+        for thread in threads {
+            if !thread.is_current() && !thread.join() {
                 tracing::error!(worker = self.name, "a worker thread panicked");
             }
         }

@@ -61,7 +61,11 @@ impl TableCursor {
         if let Some(loaded) = &self.loaded {
             return Ok(Arc::clone(loaded));
         }
-        Ok(Arc::clone(self.loaded.insert(self.table.load()?)))
+        let loaded = match &self.chunks {
+            Some(chunks) => self.table.load_paced(&*chunks.pace)?,
+            None => self.table.load()?,
+        };
+        Ok(Arc::clone(self.loaded.insert(loaded)))
     }
 
     /// Stands on the first or, going backward, the last entry of a block; nowhere if there is no such block.

@@ -128,6 +128,20 @@ impl Metadata {
         Ok(Self { filter, index, summary: Box::new(summary), range_deletes })
     }
 
+    /// How many bytes of the file [`Metadata::load`] reads. Reads the footer.
+    ///
+    /// # Errors
+    /// As it does.
+    pub(super) fn stored_bytes(
+        file: &dyn StorageFile,
+        path: &Path,
+        id: TableId,
+        expected: &TableExpectation,
+    ) -> Result<u64> {
+        let footer = read_footer(file, path, id, expected)?;
+        Ok(footer.file_bytes - footer.filter.offset)
+    }
+
     pub(super) fn memory_bytes(&self) -> usize {
         size_of::<Self>()
             + size_of::<TableSummary>()

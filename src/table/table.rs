@@ -8,7 +8,6 @@ use std::{
 
 use arc_swap::Guard;
 use bytes::Bytes;
-use parking_lot::Mutex;
 
 use super::{
     block::{Block, BlockLookup, Damage},
@@ -20,6 +19,7 @@ use super::{
     metadata::{Metadata, read_range_into},
     metadata_cache::MetadataPlace,
     options::TableId,
+    pace::Pace,
     properties::TableSummary,
     recent_misses,
     stored_block::check_stored_block,
@@ -31,6 +31,7 @@ use crate::{
     key::KeyHash,
     range_delete::RangeDeletes,
     storage::StorageFile,
+    waiting::SlowMutex,
 };
 
 /// What the manifest says of a table's file.
@@ -58,7 +59,7 @@ pub struct Table {
     cache: Arc<BlockCache>,
     expected: TableExpectation,
     place: Arc<MetadataPlace>,
-    loading: Mutex<()>,
+    loading: SlowMutex<()>,
 }
 
 /// What is in memory once the table was used.
@@ -100,7 +101,7 @@ impl Table {
             let found = format!("{} bytes", expected.file_bytes);
             return Err(Error::corruption(&path, 0, "the length of a table in the manifest", found));
         }
-        let (place, loading) = (cache.metadata().place(), Mutex::new(()));
+        let (place, loading) = (cache.metadata().place(), SlowMutex::default());
         Ok(Arc::new(Self { files, path, id, cache, expected: *expected, place, loading }))
     }
 
@@ -243,6 +244,15 @@ impl Table {
         Ok(see(loaded.metadata.range_deletes.as_deref().unwrap_or(&RangeDeletes::default())))
     }
 
+    /// The table's range deletes, for background work: what is read is paid for before.
+    ///
+    /// # Errors
+    /// `Io` or `Corruption`, or what the pace fails with.
+    pub fn range_deletes(&self, pace: &dyn Pace) -> Result<RangeDeletes> {
+        let loaded = self.load_paced(pace)?;
+        Ok(loaded.metadata.range_deletes.as_deref().cloned().unwrap_or_default())
+    }
+
     /// What the table keeps in memory, cached blocks excluded; 0 before its first use.
     pub fn metadata_bytes(&self) -> u64 {
         self.place.bytes()
@@ -263,6 +273,21 @@ impl Table {
         let loaded = Arc::new(Loaded { metadata, slots });
         self.place.fill(Arc::clone(&loaded));
         Ok(loaded)
+    }
+
+    /// Reads the metadata for background work, unless it is there: what is read is paid for before.
+    ///
+    /// # Errors
+    /// `Io` or `Corruption`, or what the pace fails with.
+    pub(super) fn load_paced(&self, pace: &dyn Pace) -> Result<Arc<Loaded>> {
+        if let Some(loaded) = &*self.place.get() {
+            return Ok(Arc::clone(loaded));
+        }
+        // NOTE: not under the lock. Who comes for a get does not wait for the budget.
+        pace.pay(FOOTER_BYTES as u64)?;
+        let bytes = Metadata::stored_bytes(&*self.file()?, &self.path, self.id, &self.expected)?;
+        pace.pay(bytes)?;
+        self.load()
     }
 
     /// The table's file, to be read by a thread that may wait.

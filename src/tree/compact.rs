@@ -258,7 +258,7 @@ impl Tree {
                 fence: Arc::clone(&self.fence),
                 next_file: &|| self.take_file_number(),
             };
-            let deletes = range_deletes_of(&inputs, &readers.positions)?;
+            let deletes = range_deletes_of(&inputs, &readers.positions, &*pace)?;
             let read = not_all_deleted(&inputs, &deletes, readers.positions.oldest());
             let cursor = merge_of(&read, &pace);
             let merged = merge_into_tables(cursor, &deletes, &readers, &below, &target)?;
@@ -332,9 +332,13 @@ impl Tree {
 }
 
 /// The range deletes of some tables.
-fn range_deletes_of(tables: &[Arc<TableHandle>], positions: &ReadPositions) -> Result<RangeDeletes> {
+fn range_deletes_of(
+    tables: &[Arc<TableHandle>],
+    positions: &ReadPositions,
+    pace: &dyn Pace,
+) -> Result<RangeDeletes> {
     let deleting = tables.iter().filter(|table| table.record().range_deletes > 0);
-    let deletes = deleting.map(|table| table.table().with_range_deletes(RangeDeletes::clone));
+    let deletes = deleting.map(|table| table.table().range_deletes(pace));
     Ok(gather_deletes(&deletes.collect::<Result<Vec<_>>>()?, positions))
 }
 

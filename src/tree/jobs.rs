@@ -9,13 +9,14 @@ use std::{
     },
 };
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
 use super::compaction::KeySpan;
 use crate::{
     error::{Error, Result},
     ids::FileNumber,
     table::Pace,
+    waiting::SlowRwLock,
 };
 
 /// The marks of one tree's running jobs.
@@ -103,7 +104,7 @@ impl Drop for CompactionMark {
 pub(super) struct Fence {
     revoked: AtomicBool,
     /// Held shared while files are created or removed, so that none of that is under way once it is revoked.
-    gate: RwLock<()>,
+    gate: SlowRwLock<()>,
 }
 
 impl Fence {

@@ -35,6 +35,7 @@ use crate::{
     ids::{FileNumber, SegmentNumber, SeqNo, ShardId},
     key::{KeyHash, KeyRange},
     table::{Lookup, Pace, ReadMode},
+    waiting::SlowMutex,
     wal::{SegmentPool, WalSync},
 };
 
@@ -53,7 +54,7 @@ pub struct Tree {
     view: ArcSwap<ReadView>,
     /// Held while a view is replaced, by turns and workers. Readers never wait for it.
     publishing: Mutex<()>,
-    manifest: Mutex<ManifestSlot>,
+    manifest: SlowMutex<ManifestSlot>,
     next_file: AtomicU64,
     /// The manifest takes no more edits, so memory could never be freed again: writes are refused.
     manifest_poisoned: AtomicBool,
@@ -96,7 +97,7 @@ impl Tree {
             counters: Counters::new(parts.manifest.state().flushed_seqno),
             view: ArcSwap::from_pointee(parts.view),
             publishing: Mutex::new(()),
-            manifest: Mutex::new(ManifestSlot { manifest: parts.manifest, limbo: Vec::new() }),
+            manifest: SlowMutex::new(ManifestSlot { manifest: parts.manifest, limbo: Vec::new() }),
             next_file: AtomicU64::new(parts.next_file.0),
             manifest_poisoned: AtomicBool::new(false),
             recovery_unflushed: AtomicBool::new(parts.recovery_unflushed),

@@ -21,6 +21,7 @@ use crate::{
     error::{Error, Result},
     ids::{Incarnation, SegmentNumber, ShardId},
     storage::Storage,
+    waiting::SlowMutex,
 };
 
 /// The next segment is prepared when the current one is filled by 1 / this.
@@ -36,9 +37,9 @@ pub struct SegmentPool {
     incarnation_seed: u64,
     sync: Arc<WalSync>,
     /// Held while a spare is prepared: one is enough.
-    preparing: Mutex<()>,
+    preparing: SlowMutex<()>,
     /// Held while a segment is named. A failed sync of the directory may drop every new name, so there is only one.
-    naming: Mutex<()>,
+    naming: SlowMutex<()>,
     /// Whether freed segments lost their names since the directory was synced.
     has_unsynced_names: AtomicBool,
     state: Mutex<PoolState>,
@@ -99,8 +100,8 @@ impl SegmentPool {
             options: start.options,
             incarnation_seed: start.incarnation_seed,
             sync: start.sync,
-            preparing: Mutex::new(()),
-            naming: Mutex::new(()),
+            preparing: SlowMutex::default(),
+            naming: SlowMutex::default(),
             has_unsynced_names: AtomicBool::new(false),
             state: Mutex::new(state),
             filled_bytes: AtomicU64::new(0),

@@ -20,8 +20,6 @@ use std::{
     sync::Arc,
 };
 
-use parking_lot::Mutex;
-
 use super::frame::Identity;
 use crate::{
     codec::{
@@ -31,6 +29,7 @@ use crate::{
     error::{Error, Result},
     ids::{Incarnation, SegmentNumber, ShardId},
     storage::{OpenMode, Storage, StorageFile, write_all_at, write_all_at_synced},
+    waiting::SlowMutex,
 };
 
 /// Where the first frame of a segment stands.
@@ -117,7 +116,7 @@ pub(super) fn create_segment(
     identity: Identity,
     capacity: u64,
     how: Fill,
-    naming: &Mutex<()>,
+    naming: &SlowMutex<()>,
 ) -> Result<Segment> {
     let temp = temp_path(dir, identity.segment);
     let path = segment_path(dir, identity.segment);
@@ -153,7 +152,7 @@ pub(super) fn recycle_segment(
     identity: Identity,
     capacity: u64,
     how: Fill,
-    naming: &Mutex<()>,
+    naming: &SlowMutex<()>,
 ) -> Result<Segment> {
     let path = segment_path(dir, identity.segment);
     let made = (|| {
@@ -182,7 +181,13 @@ fn write_header(file: &dyn StorageFile, identity: Identity, capacity: u64, path:
 }
 
 /// Gives the file its name, durably.
-fn name_segment(storage: &dyn Storage, dir: &Path, from: &Path, to: &Path, naming: &Mutex<()>) -> Result<()> {
+fn name_segment(
+    storage: &dyn Storage,
+    dir: &Path,
+    from: &Path,
+    to: &Path,
+    naming: &SlowMutex<()>,
+) -> Result<()> {
     let _alone = naming.lock();
     storage.rename(from, to).map_err(|e| Error::io("rename", from, e))?;
     storage.sync_dir(dir).map_err(|e| Error::io("sync", dir, e))

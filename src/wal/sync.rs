@@ -9,13 +9,15 @@ use std::{
     },
 };
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::LogPosition;
 use crate::{
     error::{Error, ErrorKind, Result},
     ids::SegmentNumber,
     storage::StorageFile,
+    waiting::block_on,
 };
 
 /// What is written and what is durable in one shard's log; shared by its turn, its workers and other shards.
@@ -27,7 +29,7 @@ pub struct WalSync {
     /// Whether a writer has waited for a sync; see [`WalSync::expect_syncs`].
     expected: AtomicBool,
     /// A sync ended, well or not.
-    ended: Condvar,
+    ended: Notify,
 }
 
 #[derive(Debug)]
@@ -65,7 +67,7 @@ impl WalSync {
             state: Mutex::new(state),
             poisoned: AtomicBool::new(false),
             expected: AtomicBool::new(false),
-            ended: Condvar::new(),
+            ended: Notify::new(),
         }
     }
 
@@ -86,7 +88,11 @@ impl WalSync {
             }
             state.check()?;
             if state.syncing {
-                self.ended.wait(&mut state);
+                // NOTE: asked for under the lock, so that it has not ended meanwhile.
+                let ended = self.ended.notified();
+                drop(state);
+                block_on(ended);
+                state = self.state.lock();
                 continue;
             }
             // IMPORTANT: the goal is fixed before the device is asked. A frame written from here on may miss it.
@@ -137,7 +143,7 @@ impl WalSync {
     /// Refuses every append and sync from now on, because of `cause`. A first cause stays.
     pub fn poison(&self, cause: &Error) {
         self.set_poison(&mut self.state.lock(), cause);
-        self.ended.notify_all();
+        self.ended.notify_waiters();
     }
 
     fn set_poison(&self, state: &mut SyncState, cause: &Error) {
@@ -211,7 +217,7 @@ impl Drop for SyncTurn<'_> {
             Some(Err(error)) => self.sync.set_poison(&mut state, &error),
             None => self.sync.set_poison(&mut state, &Error::internal("a sync panicked")),
         }
-        self.sync.ended.notify_all();
+        self.sync.ended.notify_waiters();
     }
 }
 

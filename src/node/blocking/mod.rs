@@ -30,6 +30,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     key::KeyRange,
+    waiting::block_on,
 };
 
 /// A running node, for threads. Cheap to clone. Every method waits until it is done; names, durability and
@@ -73,7 +74,7 @@ impl Node {
     /// # Errors
     /// As [`Node::open`].
     pub fn open_with(options: impl Into<NodeOptions>, env: Env) -> Result<Self> {
-        pollster::block_on(super::handle::Node::open_with(options, env)).map(|node| Self { node })
+        block_on(super::handle::Node::open_with(options, env)).map(|node| Self { node })
     }
 
     /// The same node, for async callers.
@@ -108,7 +109,7 @@ impl Node {
     /// As [`Node::put`].
     pub fn put_bytes(&self, key: Bytes, value: Bytes) -> Result<()> {
         let core = self.node.core();
-        pollster::block_on(core.write_one(key, Some(value), PutOptions::new(), Caller::Blocking, None))
+        block_on(core.write_one(key, Some(value), PutOptions::new(), Caller::Blocking, None))
     }
 
     /// Removes a key; removing an absent one is fine.
@@ -145,7 +146,7 @@ impl Node {
         }
         let action = put_or_delete(value.map(Bytes::copy_from_slice), options.ttl);
         let step = TurnStep { hash: op.hash, key: Bytes::copy_from_slice(key), action };
-        pollster::block_on(core.queue_write(step, mode, None))
+        block_on(core.queue_write(step, mode, None))
     }
 
     /// Sets a key that is absent.
@@ -204,7 +205,7 @@ impl Node {
     /// # Errors
     /// `Closed`.
     pub fn snapshot(&self) -> Result<Snapshot> {
-        let snapshot = pollster::block_on(self.node.core().snapshot())?;
+        let snapshot = block_on(self.node.core().snapshot())?;
         Ok(Snapshot::new(self.clone(), snapshot))
     }
 
@@ -213,7 +214,7 @@ impl Node {
     /// # Errors
     /// As [`dbex::Node::write`](crate::Node::write).
     pub fn write(&self, batch: WriteBatch) -> Result<()> {
-        pollster::block_on(self.node.core().write_batch(batch, Caller::Blocking, None))
+        block_on(self.node.core().write_batch(batch, Caller::Blocking, None))
     }
 
     /// Reads a key and writes what `change` makes of its value, with no other write between; returns the
@@ -297,7 +298,7 @@ impl Node {
     /// Runs independent writes; see [`dbex::Node::steps`](crate::Node::steps).
     pub fn steps(&self, steps: Vec<Step>) -> Vec<Result<StepDone>> {
         let core = self.node.core();
-        pollster::block_on(core.run_steps(steps, core.options.durability, Caller::Blocking))
+        block_on(core.run_steps(steps, core.options.durability, Caller::Blocking))
     }
 
     /// Scans a range in key order over all shards; see [`Scan`].
@@ -310,7 +311,7 @@ impl Node {
     /// # Errors
     /// As [`dbex::Node::sync`](crate::Node::sync).
     pub fn sync(&self) -> Result<()> {
-        pollster::block_on(self.node.core().sync_all())
+        block_on(self.node.core().sync_all())
     }
 
     /// On return every write acked before the call is in tables.
@@ -318,7 +319,7 @@ impl Node {
     /// # Errors
     /// As [`dbex::Node::flush`](crate::Node::flush).
     pub fn flush(&self) -> Result<()> {
-        pollster::block_on(self.node.core().flush_all(Caller::Blocking))
+        block_on(self.node.core().flush_all(Caller::Blocking))
     }
 
     /// Flushes, then waits until no background work is due.
@@ -326,7 +327,7 @@ impl Node {
     /// # Errors
     /// As [`Node::flush`].
     pub fn settle(&self) -> Result<()> {
-        pollster::block_on(self.node.core().settle_all(Caller::Blocking))
+        block_on(self.node.core().settle_all(Caller::Blocking))
     }
 
     /// Rewrites every table that has keys in `range` into the last level.
@@ -334,7 +335,7 @@ impl Node {
     /// # Errors
     /// As [`dbex::Node::compact`](crate::Node::compact).
     pub fn compact(&self, range: impl Into<KeyRange>) -> Result<()> {
-        pollster::block_on(self.node.core().compact_range(range.into(), Caller::Blocking))
+        block_on(self.node.core().compact_range(range.into(), Caller::Blocking))
     }
 
     /// The shard that a key belongs to; see [`dbex::Node::shard_of`](crate::Node::shard_of).
@@ -355,7 +356,7 @@ impl Node {
     /// # Errors
     /// As [`dbex::Node::reopen_shards`](crate::Node::reopen_shards).
     pub fn reopen_shards(&self) -> Result<()> {
-        pollster::block_on(self.node.core().reopen_shards())
+        block_on(self.node.core().reopen_shards())
     }
 
     /// Closes the node: answers what was admitted, syncs, stops. Idempotent.
@@ -363,7 +364,7 @@ impl Node {
     /// # Errors
     /// `Poisoned` when the last sync fails.
     pub fn close(&self) -> Result<()> {
-        pollster::block_on(self.node.close())
+        block_on(self.node.close())
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
     error::{Error, Result},
     key::KeyRange,
     table::{Lookup, ReadMode},
+    waiting::block_on,
 };
 
 /// A data directory of a node that is not running, to be read, and nothing of it changed; see
@@ -71,7 +72,7 @@ impl ReadOnlyNode {
     /// # Errors
     /// As [`ReadOnlyNode::open`].
     pub fn open_with(options: impl Into<NodeOptions>, env: Env) -> Result<Self> {
-        pollster::block_on(read_only::ReadOnlyNode::open_with(options, env)).map(|node| Self { node })
+        block_on(read_only::ReadOnlyNode::open_with(options, env)).map(|node| Self { node })
     }
 
     /// The same one, for async callers.
@@ -127,6 +128,6 @@ impl ReadOnlyNode {
     /// # Errors
     /// As [`dbex::ReadOnlyNode::close`](crate::ReadOnlyNode::close).
     pub fn close(&self) -> Result<()> {
-        pollster::block_on(self.node.close())
+        block_on(self.node.close())
     }
 }

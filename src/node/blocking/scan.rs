@@ -9,7 +9,7 @@ use super::{
     },
     Node, ReadOnlyNode,
 };
-use crate::{error::Result, key::KeyRange};
+use crate::{error::Result, key::KeyRange, waiting::block_on};
 
 /// An ordered scan over all shards, as an iterator of key and value. It reads the disk on the iterating
 /// thread, and sees all shards as they were at one moment: its snapshot's, or that of the first step. After an error
@@ -33,7 +33,7 @@ impl Open {
             Self::Node(node) => Scanned::Node(Arc::clone(node.node.core())),
             Self::ReadOnly(node) => Scanned::ReadOnly(Arc::clone(node.node.core())),
         };
-        pollster::block_on(scanned.now())
+        block_on(scanned.now())
     }
 }
 

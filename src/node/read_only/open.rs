@@ -53,7 +53,7 @@ pub(super) fn open(options: NodeOptions, env: Env) -> Result<Arc<ReadOnlyCore>> 
     let places: Vec<_> = (0..shards).collect();
     let found = read_all(source, &places, &[].into(), SeqNo::default())?;
     let clock_high_ms = found.clock_high_ms;
-    let shards = replay(found);
+    let shards = replay(found, env.threads.parallelism());
     let workers = WorkerPool::start(&*env.threads, "read", options.read_workers, WAITING_READS)?;
     tracing::info!(data_dir = %options.data_dir.display(), shards = record.shards, "opened to be read");
     Ok(Arc::new(ReadOnlyCore::new(Parts {
@@ -100,9 +100,9 @@ fn find(storage: &dyn Storage, dir: &Path, asked_shards: u32) -> Result<NodeReco
 }
 
 /// Replays what stands of the logs; a shard that cannot be read refuses alone.
-fn replay(found: Found) -> Shards {
+fn replay(found: Found, parallelism: usize) -> Shards {
     let view = |(place, recovery, cut): (usize, TreeRecovery, Cut)| (place, view_of(recovery, &cut));
-    let mut shards = in_parallel(found.intact, cores(), view);
+    let mut shards = in_parallel(found.intact, parallelism, view);
     shards.extend(found.damaged.into_iter().map(|(place, error)| (place, Err(error))));
     shards.sort_by_key(|(place, _)| *place);
     shards.into_iter().map(|(place, shard)| shard.map_err(|error| refused(place, &error))).collect()
