@@ -549,8 +549,9 @@ fn withdrawn_permission_stops_background_work() {
     let options = TableOptions { compression: Compression::None, ..Default::default() };
     let summary = write(&storage, &path(), ID, options, &model);
     let table = open(&storage, &path(), ID, &summary, 0);
-    let meter = || Arc::new(Meter { paid: Mutex::default(), payments: 1 });
-    let mut cursor = table.cursor(CursorSource::Background(meter()));
+    let meter = |payments| Arc::new(Meter { paid: Mutex::default(), payments });
+    // The footer, the metadata and one chunk.
+    let mut cursor = table.cursor(CursorSource::Background(meter(3)));
     cursor.seek_first().unwrap();
     let error = loop {
         if let Err(error) = cursor.next() {
@@ -559,11 +560,11 @@ fn withdrawn_permission_stops_background_work() {
         assert!(cursor.entry().is_some());
     };
     assert_eq!((error.kind(), cursor.entry()), (ErrorKind::Busy, None));
-    assert_eq!(table.verify(SEED, meter()).unwrap_err().kind(), ErrorKind::Busy);
+    assert_eq!(table.verify(SEED, meter(1)).unwrap_err().kind(), ErrorKind::Busy);
 
     let shared: Arc<dyn Storage> = Arc::new(storage.clone());
     let other = PathBuf::from("other");
-    let mut builder = TableBuilder::create(&shared, &other, ID, options, meter()).unwrap();
+    let mut builder = TableBuilder::create(&shared, &other, ID, options, meter(1)).unwrap();
     let result = model.iter().map(entry_of).try_for_each(|entry| builder.add(hash(entry.key), &entry));
     assert!(storage.read_file(&other).is_some());
     assert_eq!(result.and_then(|()| builder.finish().map(drop)).unwrap_err().kind(), ErrorKind::Busy);

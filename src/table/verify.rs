@@ -26,7 +26,7 @@ impl Table {
     /// # Errors
     /// `Corruption`, naming what is wrong where; `Io`; what the pace fails with.
     pub fn verify(&self, hash_seed: u64, pace: Arc<dyn Pace>) -> Result<()> {
-        let loaded = self.load()?;
+        let loaded = self.load_paced(&*pace)?;
         let mut chunks = ChunkReader::new(pace);
         let mut check = Check {
             loaded: &loaded,
