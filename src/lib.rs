@@ -68,11 +68,11 @@ pub use {
     error::{Corruption, Error, ErrorKind, Result},
     key::{KeyRange, MAX_KEY_BYTES, MAX_VALUE_BYTES},
     node::{
-        Change, ChangeFn, Clock, CompactionStrategy, Coordinator, Current, Durability, Env, Executor,
-        Expected, Expiry, IoBudget, MAX_BATCH_BYTES, MakeFuture, Node, NodeOptions, NodeStats, Pair, Permit,
-        PutOptions, Random, ReadOnlyNode, Scan, ShardStats, SlowdownReason, Snapshot, Step, StepDone,
-        SystemClock, SystemRandom, SystemThreads, Thread, Threads, TimeToLive, WriteBatch, WriteLimit,
-        blocking,
+        ActorSystem, Change, ChangeFn, Clock, CompactionStrategy, Coordinator, Current, Durability, Env,
+        Executor, Expected, Expiry, IoBudget, MAX_BATCH_BYTES, MakeFuture, Node, NodeOptions, NodeStats,
+        Pair, Permit, PutOptions, Random, ReadOnlyNode, Scan, ShardStats, SlowdownReason, Snapshot, Step,
+        StepDone, SystemClock, SystemRandom, SystemThreads, Thread, Threads, TimeToLive, WriteBatch,
+        WriteLimit, blocking,
     },
     settings::*,
 };

@@ -26,8 +26,8 @@ use std::{
 };
 
 use dbex::{
-    Clock, Durability, ErrorKind, Executor, PutOptions, Result, SystemClock, SystemThreads, Thread, Threads,
-    WriteBatch,
+    ActorSystem, Clock, Durability, ErrorKind, PutOptions, Result, SystemClock, SystemThreads, Thread,
+    Threads, WriteBatch,
     blocking::Node,
     storage::sim::{Errno, Fault, FaultRule, OpKind, SimStorage},
 };
@@ -88,8 +88,8 @@ impl Threads for Scarce {
         SystemThreads.spawn(name, body)
     }
 
-    fn start_executor(&self, name: &str) -> io::Result<Box<dyn Executor>> {
-        SystemThreads.start_executor(name)
+    fn start_system(&self, name: &str) -> io::Result<Box<dyn ActorSystem>> {
+        SystemThreads.start_system(name)
     }
 
     fn parallelism(&self) -> usize {

@@ -150,8 +150,8 @@ fn end_jobs(core: &NodeCore) {
 
 fn end_threads(core: &NodeCore) {
     // NOTE: not asked of the coordinator, which may be gone. This ends the threads of the shards' actors, too.
-    if let Some(executor) = core.executor.get() {
-        executor.end();
+    if let Some(system) = core.system.get() {
+        system.end();
     }
     let lane = core.lane_thread.lock().take();
     if lane.is_some_and(|lane| !lane.join()) {

@@ -55,8 +55,8 @@ impl Coordinator {
     /// # Errors
     /// `Io` when one cannot be started.
     pub(super) fn new(core: Arc<NodeCore>) -> Result<Self> {
-        let executor = core.executor.get().ok_or_else(|| Error::internal("the node has no executor"))?;
-        let places = (0..core.shards.len()).map(|_| ShardPlace::start(&**executor)).collect::<Result<_>>()?;
+        let system = core.system.get().ok_or_else(|| Error::internal("the node has no actor system"))?;
+        let places = (0..core.shards.len()).map(|_| ShardPlace::start(&**system)).collect::<Result<_>>()?;
         let steering = Steering::new(&core);
         Ok(Self { core, places, steering, is_throttling: false, syncing: Arc::default(), ticks: 0 })
     }

@@ -74,7 +74,7 @@ pub trait Threads: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// When the operating system refuses another thread.
-    fn start_executor(&self, name: &str) -> io::Result<Box<dyn Executor>>;
+    fn start_system(&self, name: &str) -> io::Result<Box<dyn ActorSystem>>;
 
     /// Over how many threads one piece of work is spread at the most; 1: whoever has it does it alone.
     fn parallelism(&self) -> usize;
@@ -94,15 +94,18 @@ pub trait Executor: Send + Sync + fmt::Debug {
     /// Makes a future on the executor's thread, and runs it there beside its others. Once the executor has ended it is
     /// dropped.
     fn run(&self, make: MakeFuture);
+}
 
-    /// Starts another one with a thread of its own, which ends with this one. Called on this one's thread.
+/// The first of a node's executors, which has the others.
+pub trait ActorSystem: Executor {
+    /// Starts another executor with a thread of its own, which ends with this one. Called on this one's thread.
     ///
     /// # Errors
     /// When the operating system refuses another thread.
     fn start_another(&self) -> io::Result<Box<dyn Executor>>;
 
-    /// Ends it and those that it started: what runs on them is dropped. Waits for the end of its own thread; those of
-    /// the others may take a moment longer.
+    /// Ends it and the others: what runs on them is dropped. Waits for the end of its own thread; those of the others
+    /// may take a moment longer.
     fn end(&self);
 }
 
@@ -172,7 +175,7 @@ impl Threads for SystemThreads {
         Ok(Box::new(std::thread::Builder::new().name(name.to_owned()).spawn(body)?))
     }
 
-    fn start_executor(&self, name: &str) -> io::Result<Box<dyn Executor>> {
+    fn start_system(&self, name: &str) -> io::Result<Box<dyn ActorSystem>> {
         Ok(Box::new(ActixSystem::start(name)?))
     }
 

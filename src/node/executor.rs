@@ -5,7 +5,7 @@ use std::{io, thread::JoinHandle};
 use actix::{Arbiter, ArbiterHandle, System};
 use parking_lot::Mutex;
 
-use super::env::{Executor, MakeFuture};
+use super::env::{ActorSystem, Executor, MakeFuture};
 
 /// An actix system on a thread of its own.
 #[derive(Debug)]
@@ -42,9 +42,11 @@ impl Executor for ActixSystem {
     fn run(&self, make: MakeFuture) {
         run(self.system.arbiter(), make);
     }
+}
 
+impl ActorSystem for ActixSystem {
     fn start_another(&self) -> io::Result<Box<dyn Executor>> {
-        start_arbiter()
+        Ok(Box::new(ActixArbiter(Arbiter::try_new()?.handle())))
     }
 
     fn end(&self) {
@@ -63,18 +65,6 @@ impl Executor for ActixArbiter {
     fn run(&self, make: MakeFuture) {
         run(&self.0, make);
     }
-
-    fn start_another(&self) -> io::Result<Box<dyn Executor>> {
-        start_arbiter()
-    }
-
-    fn end(&self) {
-        self.0.stop();
-    }
-}
-
-fn start_arbiter() -> io::Result<Box<dyn Executor>> {
-    Ok(Box::new(ActixArbiter(Arbiter::try_new()?.handle())))
 }
 
 fn run(arbiter: &ArbiterHandle, make: MakeFuture) {

@@ -80,7 +80,8 @@ mod write_path;
 pub use admission::Permit;
 pub use coordinator::Coordinator;
 pub use env::{
-    Clock, Env, Executor, MakeFuture, Random, SystemClock, SystemRandom, SystemThreads, Thread, Threads,
+    ActorSystem, Clock, Env, Executor, MakeFuture, Random, SystemClock, SystemRandom, SystemThreads, Thread,
+    Threads,
 };
 #[cfg(feature = "server")]
 pub(crate) use expiry::Presence;

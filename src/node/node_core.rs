@@ -21,7 +21,7 @@ use super::{
     batch::BatchRequest,
     coordinator::{Coordinator, LookAgain, ShardFailed},
     directory_lock::DirectoryLock,
-    env::{Env, Executor, Thread},
+    env::{ActorSystem, Env, Thread},
     foreground::Foreground,
     grant::GrantBook,
     node_clock::NodeClock,
@@ -70,7 +70,7 @@ pub(super) struct NodeCore {
     pub panicked_together: Mutex<Vec<BTreeSet<usize>>>,
     pub coordinator: OnceLock<Addr<Coordinator>>,
     /// The thread that the coordinator lives on; those of the shards' actors end with it.
-    pub executor: OnceLock<Box<dyn Executor>>,
+    pub system: OnceLock<Box<dyn ActorSystem>>,
     /// The batch lane's thread, joined by the close.
     pub lane_thread: Mutex<Option<Box<dyn Thread>>>,
     /// Held while shards are re-opened, one call after the other.
@@ -210,7 +210,7 @@ impl NodeCore {
             void_batches: Mutex::default(),
             panicked_together: Mutex::default(),
             coordinator: OnceLock::new(),
-            executor: OnceLock::new(),
+            system: OnceLock::new(),
             lane_thread: Mutex::default(),
             reopening: SlowMutex::default(),
             places: RwLock::new(()),

@@ -258,11 +258,11 @@ fn start_pools(options: &NodeOptions, env: &Env) -> Result<Pools> {
 /// Starts the thread that the coordinator lives on, and the coordinator, which starts the shards' actors.
 fn start_coordinator(core: &Arc<NodeCore>) -> Result<()> {
     let name = "dbex-system";
-    let executor = core.env.threads.start_executor(name).map_err(|error| no_thread(name, error))?;
-    let executor = core.executor.get_or_init(|| executor);
+    let system = core.env.threads.start_system(name).map_err(|error| no_thread(name, error))?;
+    let system = core.system.get_or_init(|| system);
     let (started, wait) = flume::bounded::<Result<Addr<Coordinator>>>(1);
     let actor_core = Arc::clone(core);
-    executor.run(Box::new(move || match Coordinator::new(actor_core) {
+    system.run(Box::new(move || match Coordinator::new(actor_core) {
         Ok(coordinator) => {
             let coordinator = Context::new().into_future(coordinator);
             let _ = started.send(Ok(coordinator.address()));
@@ -275,7 +275,7 @@ fn start_coordinator(core: &Arc<NodeCore>) -> Result<()> {
     }));
     let started = waiting::receive(&wait);
     let started = started.unwrap_or_else(|_| Err(Error::internal("the coordinator did not start")));
-    let coordinator = started.inspect_err(|_| executor.end())?;
+    let coordinator = started.inspect_err(|_| system.end())?;
     let _ = core.coordinator.set(coordinator);
     Ok(())
 }

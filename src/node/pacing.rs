@@ -125,9 +125,9 @@ impl NodeCore {
 
     /// Waits without blocking the thread, whatever runtime it belongs to: the node's own one keeps the time.
     async fn pause(&self, wait: Duration) {
-        let Some(executor) = self.executor.get() else { return };
+        let Some(system) = self.system.get() else { return };
         let (done, waiting) = oneshot::channel();
-        executor.run(Box::new(move || {
+        system.run(Box::new(move || {
             Box::pin(async move {
                 actix::clock::sleep(wait).await;
                 let _ = done.send(());

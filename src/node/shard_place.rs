@@ -9,7 +9,7 @@ use std::{
 use actix::{Addr, Context, dev::channel};
 
 use super::{
-    env::Executor,
+    env::{ActorSystem, Executor},
     node_core::NodeCore,
     pin::pin_this_thread,
     schedule::{IoClass, ShardLoad, relief},
@@ -38,7 +38,7 @@ impl ShardPlace {
     ///
     /// # Errors
     /// `Io` when it cannot be started.
-    pub(super) fn start(system: &dyn Executor) -> Result<Self> {
+    pub(super) fn start(system: &dyn ActorSystem) -> Result<Self> {
         let executor = system.start_another().map_err(|error| {
             Error::with_source(ErrorKind::Io, "cannot start the thread of a shard", error)
         })?;

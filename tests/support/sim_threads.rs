@@ -28,7 +28,7 @@ use std::{
 };
 
 use dbex::{
-    Clock, Executor, MakeFuture, Thread, Threads,
+    ActorSystem, Clock, Executor, MakeFuture, Thread, Threads,
     waiting::{self, Waiter, block_on},
 };
 use futures_util::future::select;
@@ -137,7 +137,7 @@ impl Threads for SimThreads {
         Ok(Box::new(start(name, body)))
     }
 
-    fn start_executor(&self, name: &str) -> io::Result<Box<dyn Executor>> {
+    fn start_system(&self, name: &str) -> io::Result<Box<dyn ActorSystem>> {
         Ok(Box::new(SimExecutor { name: name.to_owned(), ended: Arc::new(watch::Sender::new(false)) }))
     }
 
@@ -236,7 +236,9 @@ impl Executor for SimExecutor {
         };
         start(&self.name, Box::new(body));
     }
+}
 
+impl ActorSystem for SimExecutor {
     fn start_another(&self) -> io::Result<Box<dyn Executor>> {
         Ok(Box::new(Self { name: format!("{}-shard", self.name), ended: Arc::clone(&self.ended) }))
     }
