@@ -94,9 +94,17 @@ fn what_the_engine_counts_is_what_the_system_counts() {
     assert!(flushed > 0 && engine > BUDGET, "there was not enough to do for the test to say anything");
 }
 
-/// Two writers that never pause. What they have written and how often they were refused at first; the limits of the
-/// shards as seen meanwhile.
-fn overload(node: &Node, seconds: u64) -> (Vec<(u64, u64)>, Vec<WriteLimit>) {
+struct Overload {
+    /// What each writer has written, and how often it was refused at first.
+    written: Vec<(u64, u64)>,
+    /// Those of the shards, as seen meanwhile.
+    limits: Vec<WriteLimit>,
+    /// Whether compactions were seen to count as much as the writers.
+    was_pressing: bool,
+}
+
+/// Two writers that never pause.
+fn overload(node: &Node, seconds: u64) -> Overload {
     let clock = SystemClock::new();
     let ends = clock.monotonic() + Duration::from_secs(seconds);
     let write = |seed: u64| {
@@ -114,17 +122,18 @@ fn overload(node: &Node, seconds: u64) -> (Vec<(u64, u64)>, Vec<WriteLimit>) {
         }
         (written, refused)
     };
-    let mut limits = vec![];
+    let (mut limits, mut was_pressing) = (vec![], false);
     let written = thread::scope(|scope| {
         let writers: Vec<_> = (0..2).map(|seed| scope.spawn(move || write(seed))).collect();
         while clock.monotonic() < ends {
             let stats = node.stats().unwrap();
+            was_pressing |= stats.compaction_is_pressing;
             limits.extend(stats.shards.iter().filter_map(|shard| shard.write_limit));
             clock.sleep(Duration::from_millis(5));
         }
         writers.into_iter().map(|writer| writer.join().unwrap()).collect()
     });
-    (written, limits)
+    Overload { written, limits, was_pressing }
 }
 
 fn is_for(limits: &[WriteLimit], reason: SlowdownReason) -> bool {
@@ -151,7 +160,7 @@ fn writers_are_slowed_down_to_what_flushes_bear() {
     let mut options = options(dir.path(), IoBudget::BytesPerSecond(16 << 20));
     options.memtable_bytes = 16 << 20;
     let node = Node::open(options).unwrap();
-    let (written, limits) = overload(&node, 6);
+    let Overload { written, limits, .. } = overload(&node, 6);
     print(&written, &node);
     let stats = node.stats().unwrap();
     assert!(stats.slowdowns > 0 && !stats.slowed_down.is_zero(), "nobody was slowed down");
@@ -171,12 +180,19 @@ fn writers_are_slowed_down_to_what_compaction_takes_off_and_let_go_when_it_has_c
     options.memtable_bytes = 2 << 20;
     options.l0_trigger = 1;
     let node = Node::open(options).unwrap();
-    let (written, limits) = overload(&node, 8);
+    assert!(!node.stats().unwrap().compaction_is_pressing);
+    let Overload { written, limits, was_pressing } = overload(&node, 8);
     print(&written, &node);
     assert!(is_for(&limits, SlowdownReason::Backlog));
+    assert!(was_pressing, "compactions were left behind by everybody");
     let tables = node.stats().unwrap().shards.iter().map(|shard| shard.load.l0_tables).max();
     assert!(tables < Some(40), "{tables:?} tables in L0");
     node.settle().unwrap();
+    let clock = SystemClock::new();
+    while node.stats().unwrap().compaction_is_pressing {
+        assert!(clock.monotonic() < Duration::from_secs(10), "it has caught up");
+        clock.sleep(Duration::from_millis(5));
+    }
     node.put_with("at last", "nobody waits", PutOptions::new().no_wait()).unwrap();
     node.close().unwrap();
 }

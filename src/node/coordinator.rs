@@ -15,11 +15,12 @@ use std::{
 use actix::{Actor, AsyncContext, Context, Handler, Message};
 
 use super::{
+    compaction_job::CompactionJob,
     health::Sickness,
     jobs,
     node_core::NodeCore,
     reopen,
-    schedule::{Decision, GOVERNOR_TICK, IoClass, decide},
+    schedule::{Decision, GOVERNOR_TICK, IoClass, ShardLoad, decide, is_pressing},
     shard_core::ShardCore,
     shard_place::{RETRY_AFTER, ShardPlace},
     steering::Steering,
@@ -132,6 +133,7 @@ impl Coordinator {
                 .iter()
                 .filter_map(|shard| Some(places.get_mut(shard.index)?.load(shard, now, now_ms)))
                 .collect();
+            self.note_pressing(&loads);
             let decisions = decide(now, &loads);
             let started = decisions.iter().filter(|decision| self.start_job(**decision, now)).count();
             if started == 0 {
@@ -139,6 +141,17 @@ impl Coordinator {
             }
         }
         self.prepare_segments(now);
+    }
+
+    /// Decides whether compactions may go on at a low priority.
+    fn note_pressing(&self, loads: &[ShardLoad]) {
+        let compactors = &self.core.pools.compaction;
+        let was = compactors.is_pressing();
+        let is = is_pressing(was, loads);
+        if is != was {
+            tracing::debug!(pressing = is, "compactions have another priority");
+            compactors.set_pressing(is);
+        }
     }
 
     /// Sets what writers may add, and does so again soon while that changes.
@@ -182,8 +195,8 @@ impl Coordinator {
             }
             IoClass::Compaction => {
                 shard.tree.plan_compaction(readers.positions, readers.now_ms).map(|plan| {
-                    let job = Box::new(move || drop(jobs::compact(&core, &shard, plan, grant)));
-                    self.core.pools.compaction.try_submit(job)
+                    let job = move || CompactionJob::new(&core, &shard, plan, grant);
+                    self.core.pools.compaction.try_submit(Box::new(|| Box::new(job())))
                 })
             }
         };

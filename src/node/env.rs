@@ -62,6 +62,11 @@ pub trait Random: Send + Sync + fmt::Debug {
     fn next_u64(&self) -> u64;
 }
 
+/// How much lower than the process's that priority is, as `nice` counts. It is the lowest: where such a thread and one of
+/// `nice` 0 want the same core, it gets a seventieth.
+#[cfg(target_os = "linux")]
+const LOW_PRIORITY: i32 = 19;
+
 /// Starts threads.
 pub trait Threads: Send + Sync + fmt::Debug {
     /// Starts a thread called `name` that runs `body`.
@@ -69,6 +74,15 @@ pub trait Threads: Send + Sync + fmt::Debug {
     /// # Errors
     /// When the operating system refuses another thread.
     fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<Box<dyn Thread>>;
+
+    /// The same for work that others go before where there are too few processors. Unless implemented, it is a thread as any
+    /// other.
+    ///
+    /// # Errors
+    /// When the operating system refuses another thread.
+    fn spawn_low_priority(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<Box<dyn Thread>> {
+        self.spawn(name, body)
+    }
 
     /// Starts a thread called `name` that actors live on.
     ///
@@ -175,12 +189,28 @@ impl Threads for SystemThreads {
         Ok(Box::new(std::thread::Builder::new().name(name.to_owned()).spawn(body)?))
     }
 
+    fn spawn_low_priority(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<Box<dyn Thread>> {
+        let body = Box::new(|| {
+            lower_own_priority();
+            body();
+        });
+        self.spawn(name, body)
+    }
+
     fn start_system(&self, name: &str) -> io::Result<Box<dyn ActorSystem>> {
         Ok(Box::new(ActixSystem::start(name)?))
     }
 
     fn parallelism(&self) -> usize {
         cores()
+    }
+}
+
+/// Lowers the calling thread's priority, where a thread has one of its own.
+fn lower_own_priority() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::nice(LOW_PRIORITY) {
+        tracing::debug!(error = %error, "a thread that is to have a low priority keeps its own");
     }
 }
 

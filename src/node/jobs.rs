@@ -1,7 +1,7 @@
 //! The background jobs: what a worker does with a plan and a grant. Each tells the coordinator when it
 //! ends, however it ends.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use super::{
     coordinator::{JobDone, SegmentPrepared},
@@ -14,15 +14,23 @@ use super::{
 use crate::{
     error::{Error, Result},
     table::Pace,
-    tree::{CompactionPlan, FlushPlan},
+    tree::FlushPlan,
 };
 
 /// Reports the end of a job when it is dropped: also when the job panics.
-struct Report {
-    core: Arc<NodeCore>,
-    shard: Arc<ShardCore>,
+pub(super) struct Report {
+    pub core: Arc<NodeCore>,
+    pub shard: Arc<ShardCore>,
     class: IoClass,
-    result: Result<()>,
+    pub result: Result<()>,
+}
+
+impl Report {
+    /// A report of the job that a grant is for: of a panic, unless told better.
+    pub(super) fn new(core: &Arc<NodeCore>, shard: &Arc<ShardCore>, grant: &Grant) -> Self {
+        let result = Err(Error::internal("a background job panicked"));
+        Self { core: Arc::clone(core), shard: Arc::clone(shard), class: grant.class(), result }
+    }
 }
 
 impl Drop for Report {
@@ -42,26 +50,8 @@ impl Drop for Report {
     }
 }
 
-/// Runs a job, which pays for what it reads and writes with the grant. However it ends, the grant is given back and
-/// then everyone who waits for the shard's jobs learns of it.
-fn run<T>(
-    core: &Arc<NodeCore>,
-    shard: &Arc<ShardCore>,
-    grant: Grant,
-    job: impl FnOnce(&Arc<dyn Pace>) -> Result<T>,
-) -> Result<(T, Duration)> {
-    let result = Err(Error::internal("a background job panicked"));
-    let mut report =
-        Report { core: Arc::clone(core), shard: Arc::clone(shard), class: grant.class(), result };
-    let started = core.env.clock.monotonic();
-    let pace: Arc<dyn Pace> = Arc::new(grant);
-    let done = job(&pace);
-    drop(pace);
-    report.result = done.as_ref().map(drop).map_err(Error::clone);
-    Ok((done?, core.env.clock.monotonic().saturating_sub(started)))
-}
-
-/// Flushes a shard's sealed memtables.
+/// Flushes a shard's sealed memtables, paying for what it reads and writes with the grant. However it ends, the grant is
+/// given back and then everyone who waits for the shard's jobs learns of it.
 ///
 /// # Errors
 /// Why it failed. It is tried again by itself.
@@ -71,11 +61,18 @@ pub(super) fn flush(
     plan: FlushPlan,
     grant: Grant,
 ) -> Result<()> {
-    let ((done, progress), duration) = run(core, shard, grant, |pace| {
-        let output = shard.tree.run_flush(plan, pace)?;
+    let mut report = Report::new(core, shard, &grant);
+    let started = core.env.clock.monotonic();
+    let pace: Arc<dyn Pace> = Arc::new(grant);
+    let flushed = shard.tree.run_flush(plan, &pace).and_then(|output| {
         let progress = shard.jobs.flush_progress();
         Ok((shard.tree.install_flush(output, &|| core.sync_all_batches())?, progress))
-    })?;
+    });
+    drop(pace);
+    report.result = flushed.as_ref().map(drop).map_err(Error::clone);
+    drop(report);
+    let (done, progress) = flushed?;
+    let duration = core.env.clock.monotonic().saturating_sub(started);
     if let Some(FlushProgress { input, paid, .. }) = progress {
         core.flushes.note(input, paid, duration);
     }
@@ -90,36 +87,6 @@ pub(super) fn flush(
     if let Some(error) = &done.release_error {
         tracing::warn!(shard = shard.index, error = %error, "cannot free the log that was flushed; the next flush tries again");
     }
-    Ok(())
-}
-
-/// Runs one compaction.
-///
-/// # Errors
-/// Why it failed. What is due is tried again by itself.
-pub(super) fn compact(
-    core: &Arc<NodeCore>,
-    shard: &Arc<ShardCore>,
-    plan: CompactionPlan,
-    grant: Grant,
-) -> Result<()> {
-    let (done, duration) = run(core, shard, grant, |pace| {
-        let output = shard.tree.run_compaction(plan, pace)?;
-        shard.tree.install_compaction(output)
-    })?;
-    tracing::info!(
-        shard = shard.index,
-        from = %done.from,
-        to = %done.to,
-        tables_in = done.tables_in,
-        tables_out = done.tables_out,
-        bytes_read = done.bytes_read,
-        bytes = done.bytes_written,
-        entries_dropped = done.entries_dropped,
-        moved = done.moved,
-        duration_ms = duration.as_millis(),
-        "compacted"
-    );
     Ok(())
 }
 

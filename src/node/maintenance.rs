@@ -3,7 +3,8 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use super::{
-    jobs,
+    compaction_job::CompactionJob,
+    compactors::Stepped,
     node_core::NodeCore,
     options::Durability,
     parallel::in_parallel,
@@ -83,6 +84,7 @@ impl NodeCore {
     /// As [`NodeCore::flush_all`].
     pub(super) async fn settle_all(self: &Arc<Self>, caller: Caller) -> Result<()> {
         self.flush_all(caller).await?;
+        let _waiting = self.pools.compaction.wait();
         for index in 0..self.shards.len() {
             let shard = self.shard(index)?;
             self.wait_until(&shard, &[IoClass::Flush, IoClass::Compaction], |shard| {
@@ -140,6 +142,7 @@ impl NodeCore {
         let (reply, answer) = oneshot::channel();
         let core = Arc::clone(self);
         let body = Box::new(move || {
+            let _waiting = core.pools.compaction.wait();
             let threads =
                 if core.env.threads.parallelism() == 1 { 1 } else { core.options.compaction_workers };
             let done = in_parallel(shards, threads, |shard| core.compact_shard(&shard, &range));
@@ -167,7 +170,9 @@ impl NodeCore {
                     FullCompaction::Nothing => return shard.check_takes_writes(),
                     FullCompaction::Busy => {}
                     FullCompaction::Plan(plan) => {
-                        jobs::compact(self, shard, *plan, grant)?;
+                        let mut job = CompactionJob::new(self, shard, *plan, grant);
+                        while job.advance() {}
+                        job.install()?;
                         continue;
                     }
                 }

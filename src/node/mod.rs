@@ -23,6 +23,8 @@ mod batch_parts;
 mod batch_path;
 pub mod blocking;
 mod close;
+mod compaction_job;
+mod compactors;
 mod conditions;
 mod coordinator;
 mod directory_lock;

@@ -19,6 +19,7 @@ use super::{
     accountant::{Accountant, Holding},
     admission::Admission,
     batch::BatchRequest,
+    compactors::Compactors,
     coordinator::{Coordinator, LookAgain, ShardFailed},
     directory_lock::DirectoryLock,
     env::{ActorSystem, Env, Thread},
@@ -95,7 +96,7 @@ pub(super) struct NodeCore {
 #[derive(Debug)]
 pub(super) struct Pools {
     pub flush: WorkerPool,
-    pub compaction: WorkerPool,
+    pub compaction: Arc<Compactors>,
     pub read: WorkerPool,
     /// Log segments ahead of need, apart from the syncs: filling one takes long, and acks wait for syncs.
     pub prepare: WorkerPool,

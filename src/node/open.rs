@@ -6,6 +6,7 @@ use std::{collections::HashSet, path::Path, sync::Arc};
 use actix::{Addr, Context};
 
 use super::{
+    compactors::Compactors,
     coordinator::Coordinator,
     directory_lock::DirectoryLock,
     env::{Env, Thread},
@@ -242,7 +243,7 @@ fn start_pools(options: &NodeOptions, env: &Env) -> Result<Pools> {
     let threads = &*env.threads;
     Ok(Pools {
         flush: WorkerPool::start(threads, "flush", options.flush_workers, options.flush_workers)?,
-        compaction: WorkerPool::start(threads, "compact", options.compaction_workers, WAITING_JOBS)?,
+        compaction: Arc::new(Compactors::start(threads, options.compaction_workers)?),
         read: WorkerPool::start(threads, "read", options.read_workers, WAITING_READS)?,
         // One job a shard.
         prepare: WorkerPool::start(

@@ -40,7 +40,8 @@ pub struct NodeOptions {
     pub max_open_files: usize,
     /// Threads that write memtables to tables. 0 (the default): one per four cores, 1 to 4.
     pub flush_workers: usize,
-    /// Threads that compact. 0 (the default): one per two cores, 1 to 8.
+    /// Compactions at once. 0 (the default): one per two cores, 1 to 8. Each has two threads, of which one has
+    /// the lowest priority, and works as long as no shard is far behind.
     pub compaction_workers: usize,
     /// Threads for reads that must wait for the disk. 0 (the default): two per core, 4 to 32.
     pub read_workers: usize,

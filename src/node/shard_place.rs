@@ -74,6 +74,8 @@ impl ShardPlace {
             sealed_bytes: if load.flush_due { load.sealed_bytes.max(1) } else { 0 },
             flush_running: load.flush_running,
             compaction_score: f64::from(load.compaction_score_permille) / 1000.0,
+            backlog: f64::from(load.backlog_permille) / 1000.0,
+            compaction_fails: !shard.seems_well() || shard.failures(IoClass::Compaction).last().is_some(),
             compaction_bytes: load.next_compaction_bytes,
             compactions_running: load.compactions_running,
             waited: self.times.note_compaction_due(load.compaction_due, now),

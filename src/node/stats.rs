@@ -31,6 +31,9 @@ pub struct NodeStats {
     pub flush_io_bytes: u64,
     /// Background bytes that compactions have read and written since the open.
     pub compaction_io_bytes: u64,
+    /// Whether a shard is so far behind that compactions run at the priority of the host's own threads. Else they take little
+    /// more than the processor time that others leave, unless somebody waits for them.
+    pub compaction_is_pressing: bool,
     /// The I/O budget in bytes per second, as it is now; `None`: unlimited.
     pub io_budget_bytes_per_second: Option<u64>,
     /// How often a writer waited because the memtables were full.
@@ -90,6 +93,7 @@ impl NodeCore {
             block_cache_misses: cache.misses,
             flush_io_bytes: self.budget.paid(IoClass::Flush),
             compaction_io_bytes: self.budget.paid(IoClass::Compaction),
+            compaction_is_pressing: self.pools.compaction.is_pressing(),
             io_budget_bytes_per_second: self.budget.rate(),
             stalls: self.counters.stalls.load(Ordering::Relaxed),
             stalled: Duration::from_nanos(self.counters.stall_ns.load(Ordering::Relaxed)),

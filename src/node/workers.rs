@@ -3,6 +3,7 @@
 //! behind another kind.
 
 use std::{
+    io,
     ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -31,6 +32,9 @@ pub(super) struct WorkerPool {
     threads: Mutex<Vec<Box<dyn Thread>>>,
 }
 
+/// Starts a thread.
+type Spawn<'a> = dyn Fn(&str, Job) -> io::Result<Box<dyn Thread>> + 'a;
+
 #[derive(Debug)]
 struct Queue {
     jobs: flume::Sender<Option<Job>>,
@@ -48,18 +52,35 @@ impl WorkerPool {
         count: usize,
         capacity: usize,
     ) -> Result<Self> {
+        Self::start_by(&|name, body| threads.spawn(name, body), name, count, capacity)
+    }
+
+    /// The same with threads that others go before where there are too few processors.
+    ///
+    /// # Errors
+    /// `Io` when a thread cannot be started.
+    pub(super) fn start_low_priority(
+        threads: &dyn Threads,
+        name: &'static str,
+        count: usize,
+        capacity: usize,
+    ) -> Result<Self> {
+        Self::start_by(&|name, body| threads.spawn_low_priority(name, body), name, count, capacity)
+    }
+
+    fn start_by(spawn: &Spawn<'_>, name: &'static str, count: usize, capacity: usize) -> Result<Self> {
         let (jobs, waiting) = flume::bounded::<Option<Job>>(capacity);
         let mut handles = Vec::with_capacity(count);
         for i in 0..count {
             let waiting = waiting.clone();
-            let body = Box::new(move || {
+            let body: Job = Box::new(move || {
                 while let Ok(Some(job)) = waiting::receive(&waiting) {
                     if catch_unwind(AssertUnwindSafe(job)).is_err() {
                         tracing::error!(worker = name, "a background job panicked");
                     }
                 }
             });
-            let handle = threads.spawn(&format!("dbex-{name}-{i}"), body).map_err(|error| {
+            let handle = spawn(&format!("dbex-{name}-{i}"), body).map_err(|error| {
                 Error::with_source(ErrorKind::Io, format!("cannot start a {name} thread"), error)
             })?;
             handles.push(handle);

@@ -2,7 +2,7 @@
 //! few looks (a thread that may wait spins between them, a task lets other tasks run), through admission and the
 //! inbox otherwise.
 
-use std::{collections::BTreeMap, sync::Arc, task::Poll, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -20,6 +20,7 @@ use crate::{
     error::{Error, Result},
     key::{KeyHash, check_key, check_value},
     tree::WriteOp,
+    waiting::yield_now,
 };
 
 /// Whose thread it is: whether it may wait for the disk.
@@ -345,20 +346,6 @@ impl NodeCore {
 pub(super) fn put_or_delete(value: Option<Bytes>, ttl: Option<Duration>) -> Action {
     let expiry = ttl.map_or(Expiry::Never, Expiry::In);
     value.map_or(Action::Delete, |value| Action::Put(value, expiry))
-}
-
-/// Lets the other tasks of whatever runtime this is run first.
-async fn yield_now() {
-    let mut yielded = false;
-    std::future::poll_fn(|context| {
-        if yielded {
-            return Poll::Ready(());
-        }
-        yielded = true;
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 fn put_result(results: &mut [Result<StepDone>], place: usize, result: Result<StepDone>) {

@@ -68,7 +68,7 @@ pub struct IoSection {
     /// Threads that flush, up to 256; 0 (the default): one per four cores, 1 to 4.
     #[garde(custom(workers()))]
     pub flush_workers: usize,
-    /// Threads that compact, up to 256; 0 (the default): one per two cores, 1 to 8.
+    /// Compactions at once, up to 256; 0 (the default): one per two cores, 1 to 8. Two threads for each.
     #[garde(custom(workers()))]
     pub compaction_workers: usize,
     /// Threads for reads that wait for the disk, up to 256; 0 (the default): two per core, 4 to 32.

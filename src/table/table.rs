@@ -267,12 +267,15 @@ impl Table {
         if let Some(loaded) = &*self.place.get() {
             return Ok(Arc::clone(loaded));
         }
-        let file = self.file()?;
-        let metadata = Metadata::load(&*file, &self.path, self.id, &self.expected)?;
-        let slots = BlockSlots::new(&self.cache, metadata.index.blocks());
-        let loaded = Arc::new(Loaded { metadata, slots });
+        let loaded = self.read_metadata()?;
         self.place.fill(Arc::clone(&loaded));
         Ok(loaded)
+    }
+
+    fn read_metadata(&self) -> Result<Arc<Loaded>> {
+        let metadata = Metadata::load(&*self.file()?, &self.path, self.id, &self.expected)?;
+        let slots = BlockSlots::new(&self.cache, metadata.index.blocks());
+        Ok(Arc::new(Loaded { metadata, slots }))
     }
 
     /// Reads the metadata for background work, unless it is there: what is read is paid for before.
@@ -283,11 +286,17 @@ impl Table {
         if let Some(loaded) = &*self.place.get() {
             return Ok(Arc::clone(loaded));
         }
-        // NOTE: not under the lock. Who comes for a get does not wait for the budget.
+        // NOTE: not under the lock. Who comes for a get waits neither for the budget nor for a thread of low priority.
         pace.pay(FOOTER_BYTES as u64)?;
         let bytes = Metadata::stored_bytes(&*self.file()?, &self.path, self.id, &self.expected)?;
         pace.pay(bytes)?;
-        self.load()
+        let loaded = self.read_metadata()?;
+        let _only_one = self.loading.lock();
+        if let Some(loaded) = &*self.place.get() {
+            return Ok(Arc::clone(loaded));
+        }
+        self.place.fill(Arc::clone(&loaded));
+        Ok(loaded)
     }
 
     /// The table's file, to be read by a thread that may wait.

@@ -8,7 +8,9 @@ use super::{
     compaction::{FullBound, ReadPositions},
     testing::{Rng, Shard, context, delete, drain, guard, hash, open_in, pace, put, tiny, visible},
 };
-use crate::{entry::ValueKind, ids::SeqNo, key::KeyRange, storage::sim::SimStorage, table::ReadMode};
+use crate::{
+    entry::ValueKind, ids::SeqNo, key::KeyRange, storage::sim::SimStorage, table::ReadMode, waiting::block_on,
+};
 
 type Version = (u64, Option<Vec<u8>>, Option<u64>);
 
@@ -206,7 +208,7 @@ impl Run {
             }
             3 | 4 => {
                 if let Some(plan) = self.plan_compaction() {
-                    self.compactions.push(tree.run_compaction(plan, &pace()).unwrap());
+                    self.compactions.push(block_on(tree.run_compaction(plan, &pace())).unwrap());
                 }
             }
             5 | 6 if !self.compactions.is_empty() => {

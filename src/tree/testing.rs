@@ -18,6 +18,7 @@ use crate::{
     key::{KeyHash, KeyRange},
     storage::{Storage, sim::SimStorage},
     table::{BlockCache, FileCache, NoPace, Pace, ReadMode, TableOptions},
+    waiting::block_on,
     wal::{FrameKind, WalOptions},
 };
 
@@ -211,7 +212,7 @@ impl Shard {
     /// Runs one compaction that is due. Whether there was one.
     pub(super) fn compact_once(&self, watermark: (u64, u64)) -> Result<bool> {
         let Some(plan) = self.tree.plan_compaction(SeqNo(watermark.0), watermark.1) else { return Ok(false) };
-        let output = self.tree.run_compaction(plan, &pace())?;
+        let output = block_on(self.tree.run_compaction(plan, &pace()))?;
         self.tree.install_compaction(output)?;
         Ok(true)
     }

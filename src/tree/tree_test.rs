@@ -1,8 +1,11 @@
 //! One behaviour of the tree each: what is dropped, what is refused, what a writer knows, who sees whose change.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Waker},
 };
 
 use super::{
@@ -21,6 +24,7 @@ use crate::{
     key::KeyRange,
     storage::sim::{Errno, Fault, FaultRule, OpKind, SimStorage, SyncLoss},
     table::{Pace, ReadMode},
+    waiting::block_on,
     wal::FrameKind,
 };
 
@@ -48,7 +52,7 @@ fn compact_fully(shard: &Shard, oldest_snapshot: u64, now_ms: u64) {
             FullCompaction::Nothing => return,
             FullCompaction::Busy => panic!("nothing runs"),
             FullCompaction::Plan(plan) => {
-                let output = shard.tree.run_compaction(*plan, &pace()).unwrap();
+                let output = block_on(shard.tree.run_compaction(*plan, &pace())).unwrap();
                 shard.tree.install_compaction(output).unwrap();
             }
         }
@@ -501,13 +505,43 @@ fn a_job_whose_pace_ends_leaves_nothing_behind() {
             panic!("there is work")
         };
         let stops: Arc<dyn Pace> = Arc::new(Stops(AtomicU64::new(payments)));
-        let Err(error) = shard.tree.run_compaction(*plan, &stops) else {
+        let Err(error) = block_on(shard.tree.run_compaction(*plan, &stops)) else {
             assert!(payments > 2);
             return;
         };
         assert_eq!(error.kind(), ErrorKind::Busy);
         assert_eq!(shard.table_files(&sim), shard.live_files());
         assert_eq!(shard.all(), expected);
+    }
+    panic!("it never ends");
+}
+
+#[test]
+fn a_compaction_that_is_given_up_between_two_steps_leaves_nothing() {
+    let sim = SimStorage::new(1);
+    let mut shard = filled(&sim, &tiny(Strategy::Leveled), 1);
+    for n in 0..30 {
+        shard.put(&key(n), &[b'x'; 50]).unwrap();
+    }
+    shard.flush().unwrap();
+    let expected = shard.all();
+    let mut context = Context::from_waker(Waker::noop());
+    for steps in 1..100 {
+        let FullCompaction::Plan(plan) =
+            shard.tree.plan_full_compaction(&KeyRange::all(), shard.tree.full_bound(), SeqNo(shard.seqno), 0)
+        else {
+            panic!("there is work, and nothing holds its inputs")
+        };
+        let pace = pace();
+        let mut compaction = Box::pin(shard.tree.run_compaction(*plan, &pace));
+        let is_done = (0..steps).any(|_| compaction.as_mut().poll(&mut context).is_ready());
+        drop(compaction);
+        assert_eq!(shard.table_files(&sim), shard.live_files());
+        assert_eq!(shard.all(), expected);
+        if is_done {
+            assert!(steps > 3, "it was done in {steps} steps");
+            return;
+        }
     }
     panic!("it never ends");
 }
@@ -560,7 +594,7 @@ fn seals_and_installs_from_two_threads_lose_none_of_each_others_changes() {
                     tree.install_flush(output, &|| Ok(())).unwrap();
                 }
                 if let Some(plan) = tree.plan_compaction(SeqNo(0), 0) {
-                    let output = tree.run_compaction(plan, &pace()).unwrap();
+                    let output = block_on(tree.run_compaction(plan, &pace())).unwrap();
                     tree.install_compaction(output).unwrap();
                 }
             }
@@ -611,7 +645,7 @@ fn parallel_compactions_do_not_get_into_each_others_way() {
         }
         shard.flush().unwrap();
         while let Some(plan) = shard.tree.plan_compaction(SeqNo(shard.seqno), 0) {
-            planned.push(shard.tree.run_compaction(plan, &pace()).unwrap());
+            planned.push(block_on(shard.tree.run_compaction(plan, &pace())).unwrap());
         }
         most = most.max(planned.len());
         if rng.below(3) == 0 && !planned.is_empty() {
@@ -663,7 +697,7 @@ fn what_everyone_sees_in_the_last_level_has_no_number_and_the_flushed_position_s
     while let FullCompaction::Plan(plan) =
         shard.tree.plan_full_compaction(&range, bound, SeqNo(shard.seqno), 0)
     {
-        let output = shard.tree.run_compaction(*plan, &pace()).unwrap();
+        let output = block_on(shard.tree.run_compaction(*plan, &pace())).unwrap();
         shard.tree.install_compaction(output).unwrap();
     }
     let view = shard.tree.view();
@@ -719,7 +753,7 @@ fn what_a_range_delete_hides_goes_and_it_with_it() {
             let bound = shard.tree.full_bound();
             match shard.tree.plan_full_compaction(&KeyRange::all(), bound, positions(), 0) {
                 FullCompaction::Plan(plan) => {
-                    let output = shard.tree.run_compaction(*plan, &pace()).unwrap();
+                    let output = block_on(shard.tree.run_compaction(*plan, &pace())).unwrap();
                     shard.tree.install_compaction(output).unwrap();
                 }
                 _ => break,

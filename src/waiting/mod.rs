@@ -8,6 +8,7 @@ use std::{
     future::Future,
     pin::{Pin, pin},
     rc::Rc,
+    task::Poll,
 };
 
 pub use locks::{SlowMutex, SlowRwLock};
@@ -76,6 +77,21 @@ pub fn send<T>(messages: &flume::Sender<T>, message: T) -> Result<(), flume::Sen
         None => messages.send(message),
         Some(waiter) => wait_by_it(&*waiter, messages.send_async(message)),
     }
+}
+
+/// Is pending once, and ready when it is polled again: lets others of whatever runtime this is run first, and whoever
+/// polls it decide where to go on.
+pub async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|context| {
+        if yielded {
+            return Poll::Ready(());
+        }
+        yielded = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 #[cfg(test)]

@@ -29,6 +29,13 @@
 //! Who waits is served by urgency, which is looked at for each chunk: when another shard becomes more urgent, what runs
 //! already gives way at its next one. However large a job, a flush waits for its own bytes only.
 //!
+//! **With how much of a processor** ([`pressing`]). Compactions run at the lowest priority that an ordinary thread can have:
+//! they take little more than what the host's own threads and the flushes leave, which spreads each over the time that there
+//! is. When a shard comes near to where its writers would be slowed down, or a compaction has been due for ten seconds, what
+//! runs goes over, between two steps of a few milliseconds, to threads that count as much as all others, and back when that
+//! is over; also while somebody waits for it, as [`settle`](crate::Node::settle) does. The last step, for which others may
+//! wait, is always taken there.
+//!
 //! **At what rate** ([`governor`]). A number is a number. With `"auto"` there is no limit while nobody suffers. When syncs
 //! or cold reads take more than twice as long as at their best, the rate falls within two looks, 100 ms, to what they
 //! bear, and comes to rest there. The further compaction is behind, the less it gives way: at half of the backlog that is
@@ -56,6 +63,7 @@ mod budget;
 mod governor;
 mod meter;
 mod pacer;
+mod pressing;
 mod scheduler;
 #[cfg(test)]
 mod simulator_test;
@@ -66,6 +74,7 @@ pub(super) use budget::{Budget, IoClass, Standing};
 pub(super) use governor::{GOVERNOR_TICK, Governor, Signals};
 pub(super) use meter::FlushMeter;
 pub(super) use pacer::Pacer;
+pub(super) use pressing::is_pressing;
 pub(super) use scheduler::{Decision, ShardLoad, decide, relief};
 pub use slowdown::{SlowdownReason, WriteLimit};
 pub(super) use throttle::{FlushProgress, NodeCounts, ShardCounts, Throttle};

@@ -14,6 +14,10 @@ pub(in crate::node) struct ShardLoad {
     pub flush_running: bool,
     /// How far the tree is from its healthy shape; at 1 and above a compaction is due.
     pub compaction_score: f64,
+    /// How much of what is healthy waits to be compacted; at 1 its writers begin to be slowed down.
+    pub backlog: f64,
+    /// Whether nothing can be compacted: the shard is not well, or the last compaction failed.
+    pub compaction_fails: bool,
     /// About how much its next compaction reads.
     pub compaction_bytes: u64,
     /// How many compactions of this shard run.

@@ -25,6 +25,11 @@ use crate::{
     },
 };
 
+/// What an entry takes beside its key and value, counted in bytes that take as long.
+const ENTRY_BYTES: u64 = 64;
+/// The same for a block that is taken over as it is.
+const COPIED_BYTES: u64 = 4096;
+
 /// Where the outputs of a merge go.
 pub(in crate::tree) struct Target<'a> {
     pub(in crate::tree) storage: &'a Arc<dyn Storage>,
@@ -92,55 +97,107 @@ impl Drop for Merged {
 /// # Errors
 /// What reading, writing or the pace fails with. No new file is left behind.
 pub(in crate::tree) fn merge_into_tables(
-    mut cursor: impl BlockCursor,
+    cursor: impl BlockCursor,
     range_deletes: &RangeDeletes,
     readers: &Readers,
     below: &Below,
     target: &Target<'_>,
 ) -> Result<Merged> {
-    let watermark = readers.watermark();
-    let mut out = Outputs {
-        target,
-        below,
-        deletes: deletes_of_merge(&mut cursor, range_deletes, readers, below)?,
-        open: None,
-        merged: Merged::new(Arc::clone(target.storage), target.shard_dir.clone()),
-        hash: KeyHash(0),
-    };
-    let mut filter = VersionFilter::new(readers.clone());
-    let mut key: Vec<u8> = Vec::new();
-    cursor.seek_first()?;
-    while let Some(entry) = cursor.entry() {
-        if entry.key != key {
-            out.end_key(&key, filter.end_key(|| below.may_hold(&key)), entry.key)?;
-            key.clear();
-            if let Some((last, seqno)) = out.copy_block(&cursor, entry.key, watermark)? {
-                // Older versions of the block's last key may begin the next one.
-                key.extend_from_slice(last);
-                out.hash = KeyHash::of(&key, target.hash_seed);
-                filter.admit(seqno, ValueKind::Put, None, None);
-                cursor.skip_block()?;
-                continue;
+    let mut merge = Merge::start(cursor, range_deletes, readers, below, target)?;
+    merge.advance(u64::MAX)?;
+    merge.finish()
+}
+
+/// A merge under way.
+pub(in crate::tree) struct Merge<'a, C> {
+    cursor: C,
+    filter: VersionFilter,
+    watermark: Watermark,
+    below: &'a Below,
+    out: Outputs<'a>,
+    /// The current one.
+    key: Vec<u8>,
+}
+
+impl<'a, C: BlockCursor> Merge<'a, C> {
+    /// Begins what [`merge_into_tables`] does.
+    ///
+    /// # Errors
+    /// What reading or the pace fails with.
+    pub(in crate::tree) fn start(
+        mut cursor: C,
+        range_deletes: &RangeDeletes,
+        readers: &Readers,
+        below: &'a Below,
+        target: &'a Target<'a>,
+    ) -> Result<Self> {
+        let deletes = deletes_of_merge(&mut cursor, range_deletes, readers, below)?;
+        cursor.seek_first()?;
+        let merged = Merged::new(Arc::clone(target.storage), target.shard_dir.clone());
+        Ok(Self {
+            cursor,
+            filter: VersionFilter::new(readers.clone()),
+            watermark: readers.watermark(),
+            below,
+            out: Outputs { target, below, deletes, open: None, merged, hash: KeyHash(0) },
+            key: Vec::new(),
+        })
+    }
+
+    /// Takes entries of about so many bytes more. Whether there are others.
+    ///
+    /// # Errors
+    /// As [`merge_into_tables`].
+    pub(in crate::tree) fn advance(&mut self, bytes: u64) -> Result<bool> {
+        let Self { cursor, filter, watermark, below, out, key } = self;
+        let mut taken = 0;
+        while let Some(entry) = cursor.entry() {
+            if taken >= bytes {
+                return Ok(true);
             }
-            key.extend_from_slice(entry.key);
-            out.hash = KeyHash::of(&key, target.hash_seed);
+            taken += ENTRY_BYTES + (entry.key.len() + entry.value.len()) as u64;
+            if entry.key != *key {
+                out.end_key(key, filter.end_key(|| below.may_hold(key)), entry.key)?;
+                key.clear();
+                if let Some((last, seqno)) = out.copy_block(cursor, entry.key, *watermark)? {
+                    taken += COPIED_BYTES;
+                    // Older versions of the block's last key may begin the next one.
+                    key.extend_from_slice(last);
+                    out.hash = KeyHash::of(key, out.target.hash_seed);
+                    filter.admit(seqno, ValueKind::Put, None, None);
+                    cursor.skip_block()?;
+                    continue;
+                }
+                key.extend_from_slice(entry.key);
+                out.hash = KeyHash::of(key, out.target.hash_seed);
+            }
+            out.merged.entries_read += 1;
+            let deletes = out.deletes.covering(key);
+            if let Verdict::Keep { tombstone } =
+                filter.admit(entry.seqno, entry.kind, entry.expires_at_ms, deletes)
+            {
+                out.add_tombstone(key, tombstone)?;
+                let seqno = kept_seqno(entry.seqno, *watermark, out.target.level);
+                out.add(&Entry { seqno, ..entry })?;
+            }
+            cursor.next()?;
         }
-        out.merged.entries_read += 1;
-        let deletes = out.deletes.covering(&key);
-        if let Verdict::Keep { tombstone } =
-            filter.admit(entry.seqno, entry.kind, entry.expires_at_ms, deletes)
-        {
-            out.add_tombstone(&key, tombstone)?;
-            out.add(&Entry { seqno: kept_seqno(entry.seqno, watermark, target.level), ..entry })?;
+        Ok(false)
+    }
+
+    /// Ends it, when there are no more entries.
+    ///
+    /// # Errors
+    /// As [`merge_into_tables`].
+    pub(in crate::tree) fn finish(self) -> Result<Merged> {
+        let Self { mut filter, below, mut out, key, .. } = self;
+        out.add_tombstone(&key, filter.end_key(|| below.may_hold(&key)))?;
+        while let Some(border) = out.deletes.border(out.target.table_bytes) {
+            out.finish_table(Some(&border))?;
         }
-        cursor.next()?;
+        out.finish_table(None)?;
+        Ok(out.merged)
     }
-    out.add_tombstone(&key, filter.end_key(|| below.may_hold(&key)))?;
-    while let Some(border) = out.deletes.border(target.table_bytes) {
-        out.finish_table(Some(&border))?;
-    }
-    out.finish_table(None)?;
-    Ok(out.merged)
 }
 
 /// What the merge does with the range deletes, if there are any.

@@ -69,6 +69,17 @@ impl Bench {
     }
 
     fn merge(&self, cursor: impl BlockCursor, readers: &Readers, level: Level) -> Merged {
+        self.merge_in_steps(cursor, readers, level, u64::MAX).0
+    }
+
+    /// The same with pauses after so many bytes each. How many steps it was.
+    fn merge_in_steps(
+        &self,
+        cursor: impl BlockCursor,
+        readers: &Readers,
+        level: Level,
+        bytes: u64,
+    ) -> (Merged, u32) {
         let target = Target {
             storage: &self.storage,
             shard: ShardId(0),
@@ -83,9 +94,15 @@ impl Bench {
             next_file: &|| FileNumber(self.files.fetch_add(1, Ordering::Relaxed)),
         };
         let none = RangeDeletes::default();
-        let mut merged = merge_into_tables(cursor, &none, readers, &Below::default(), &target).unwrap();
+        let below = Below::default();
+        let mut merge = Merge::start(cursor, &none, readers, &below, &target).unwrap();
+        let mut steps = 1;
+        while merge.advance(bytes).unwrap() {
+            steps += 1;
+        }
+        let mut merged = merge.finish().unwrap();
         merged.keep_files();
-        merged
+        (merged, steps)
     }
 
     /// The tables of a merge, checked against themselves.
@@ -173,6 +190,14 @@ fn check(sources: &[Vec<Stretch>], compression: Compression, readers: &Readers, 
     let copied = bench.merge(bench.inputs(&sources), readers, level);
     assert_eq!(bench.content(&copied), bench.content(&anew));
     assert_eq!((copied.entries_read, copied.entries_written), (anew.entries_read, anew.entries_written));
+    for bytes in [1, 200, 5_000] {
+        let (stepped, steps) = bench.merge_in_steps(bench.inputs(&sources), readers, level, bytes);
+        assert_eq!(bench.content(&stepped), bench.content(&copied));
+        let counts = |merged: &Merged| (merged.entries_read, merged.entries_written, merged.blocks_copied);
+        assert_eq!(counts(&stepped), counts(&copied));
+        let most = copied.entries_read * (ENTRY_BYTES + COPIED_BYTES) / bytes + 1;
+        assert!(u64::from(steps) <= most && (bytes > 1 || u64::from(steps) >= copied.blocks_copied));
+    }
     let largest = copied.tables.iter().map(|table| table.file_bytes).max().unwrap_or(0);
     assert!(largest < 6 << 10, "a table of {largest} bytes");
     copied.blocks_copied
