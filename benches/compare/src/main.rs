@@ -17,6 +17,7 @@ mod rows;
 mod sample;
 mod seconds;
 mod workloads;
+mod yardstick;
 
 use std::path::PathBuf;
 

@@ -23,6 +23,9 @@ pub struct Second {
     pub background_bytes: Option<u64>,
     /// Bytes that the process has passed to `write` in it, the log's included.
     pub written_bytes: u64,
+    /// The processor time, in microseconds, that a fixed piece of work took in it: more where the machine is slower.
+    #[serde(default)]
+    pub yardstick_us: Option<f64>,
 }
 
 /// What an engine's background work was up to, as far as the engine tells.

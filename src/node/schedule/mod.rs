@@ -31,7 +31,7 @@
 //!
 //! **With how much of a processor** ([`pressing`]). Compactions run at the lowest priority that an ordinary thread can have:
 //! they take little more than what the host's own threads and the flushes leave, which spreads each over the time that there
-//! is. When a shard comes near to where its writers would be slowed down, or a compaction has been due for ten seconds, what
+//! is. When a shard is so far behind that its writers will soon be slowed down, or a compaction has been due for ten seconds, what
 //! runs goes over, between two steps of a few milliseconds, to threads that count as much as all others, and back when that
 //! is over; also while somebody waits for it, as [`settle`](crate::Node::settle) does. The last step, for which others may
 //! wait, is always taken there.

@@ -20,7 +20,7 @@ struct Panel {
     figure: fn(&Second) -> Option<f64>,
 }
 
-const PANELS: [Panel; 9] = [
+const PANELS: [Panel; 10] = [
     Panel {
         title: "puts a second, thousands",
         is_logarithmic: false,
@@ -45,6 +45,11 @@ const PANELS: [Panel; 9] = [
         title: "written by the process, MiB a second",
         is_logarithmic: false,
         figure: |second| Some(second.written_bytes as f64 / f64::from(1 << 20)),
+    },
+    Panel {
+        title: "the machine: processor time of a fixed piece of work, us",
+        is_logarithmic: false,
+        figure: |second| second.yardstick_us,
     },
 ];
 

@@ -20,12 +20,16 @@ use crate::{
     rows::{LONG_GROUPS, Row},
     sample::Finding,
     seconds::{Kind, Second, SecondLog, swing},
+    yardstick::Yardstick,
 };
 
 /// How many times as long as a rate it is measured: ten minutes where that takes five seconds.
 const LONGER: f64 = 120.0;
 /// The part of that in which the engine's own maximum is found out before.
 const MAXIMUM_PART: f64 = 0.2;
+
+/// How often a second the machine's speed is looked at.
+const LOOKS: u32 = 5;
 
 /// The rate, as a part of the engine's own maximum, and where the keys are.
 #[derive(Clone, Copy, Debug)]
@@ -140,6 +144,7 @@ fn open_loop(
             debt_bytes: background.debt_bytes,
             background_bytes: background.background_bytes,
             written_bytes: background.written_bytes,
+            yardstick_us: background.yardstick_us,
             ..*second
         };
     }
@@ -173,20 +178,28 @@ fn paced(
     Ok((count, latencies))
 }
 
-/// Asks the engine once a second what its background work is up to.
+/// Asks the engine once a second what its background work is up to, and how fast the machine is.
 fn watch(engine: &dyn Engine, log: &SecondLog, over: &AtomicBool) -> Result<Vec<Second>> {
     let reading = || -> Result<_> { Ok((engine.background(), number_after("/proc/self/io", "wchar:")?)) };
     let mut seconds = Vec::new();
     let (mut before, mut written_before) = reading()?;
+    let yardstick = Yardstick::new();
     while !over.load(Ordering::Acquire) {
-        let next = Duration::from_secs(seconds.len() as u64 + 1);
-        std::thread::sleep(next.saturating_sub(log.elapsed()));
+        let begins = Duration::from_secs(seconds.len() as u64);
+        let looks = (1..=LOOKS).map(|look| {
+            std::thread::sleep(
+                (begins + Duration::from_secs(1) * look / LOOKS).saturating_sub(log.elapsed()),
+            );
+            yardstick.measure(seconds.len() as u64 * u64::from(LOOKS) + u64::from(look))
+        });
+        let yardstick_us = Some(looks.sum::<f64>() / f64::from(LOOKS));
         let (now, written) = reading()?;
         let background_bytes = now.bytes.zip(before.bytes).map(|(now, before)| now - before);
         seconds.push(Second {
             debt_bytes: now.debt_bytes,
             background_bytes,
             written_bytes: written - written_before,
+            yardstick_us,
             ..Second::default()
         });
         (before, written_before) = (now, written);
