@@ -263,11 +263,16 @@ impl Table {
         if let Some(loaded) = &*self.place.get() {
             return Ok(Arc::clone(loaded));
         }
+        self.fill_once(|| self.read_metadata())
+    }
+
+    /// Fills the table's place in memory, unless somebody else has done so meanwhile.
+    fn fill_once(&self, make: impl FnOnce() -> Result<Arc<Loaded>>) -> Result<Arc<Loaded>> {
         let _only_one = self.loading.lock();
         if let Some(loaded) = &*self.place.get() {
             return Ok(Arc::clone(loaded));
         }
-        let loaded = self.read_metadata()?;
+        let loaded = make()?;
         self.place.fill(Arc::clone(&loaded));
         Ok(loaded)
     }
@@ -291,12 +296,7 @@ impl Table {
         let bytes = Metadata::stored_bytes(&*self.file()?, &self.path, self.id, &self.expected)?;
         pace.pay(bytes)?;
         let loaded = self.read_metadata()?;
-        let _only_one = self.loading.lock();
-        if let Some(loaded) = &*self.place.get() {
-            return Ok(Arc::clone(loaded));
-        }
-        self.place.fill(Arc::clone(&loaded));
-        Ok(loaded)
+        self.fill_once(|| Ok(loaded))
     }
 
     /// The table's file, to be read by a thread that may wait.

@@ -27,7 +27,7 @@ use crate::{
     waiting::yield_now,
 };
 
-/// A compaction yields after about so much: some 2 ms, and no more than a few chunks that are paid for.
+/// A compaction yields after about so much: no more than a few chunks that are paid for.
 const STEP_BYTES: u64 = if cfg!(test) { 1 << 10 } else { 512 << 10 };
 
 /// What to compact. Dropped, it frees its inputs for another plan.
