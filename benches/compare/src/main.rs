@@ -16,6 +16,7 @@ mod report;
 mod rows;
 mod sample;
 mod seconds;
+mod steadiness;
 mod workloads;
 mod yardstick;
 

@@ -139,15 +139,6 @@ impl SecondPart<'_> {
     }
 }
 
-/// The furthest that the puts of ten seconds in a row are from the mean of all, as a part of it.
-pub fn swing(seconds: &[Second]) -> f64 {
-    let mean = |seconds: &[Second]| {
-        seconds.iter().map(|second| second.puts as f64).sum::<f64>() / seconds.len() as f64
-    };
-    let all = mean(seconds);
-    seconds.windows(10).map(|ten| (mean(ten) / all - 1.0).abs()).fold(0.0, f64::max)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,17 +157,5 @@ mod tests {
         let seconds = log.into_seconds();
         assert_eq!(seconds.len(), 1);
         assert_eq!((seconds[0].puts, seconds[0].gets), (1, 1));
-    }
-
-    #[test]
-    fn a_swing_is_that_of_ten_seconds() {
-        let seconds = |puts: &[u64]| -> Vec<Second> {
-            puts.iter().map(|puts| Second { puts: *puts, ..Second::default() }).collect()
-        };
-        assert!(swing(&seconds(&[100; 30])).abs() < 1e-9);
-        // One second without puts: a tenth of its window.
-        let mut puts = [100; 100];
-        puts[50] = 0;
-        assert!((swing(&seconds(&puts)) - (1.0 - 90.0 / 99.0)).abs() < 1e-9);
     }
 }

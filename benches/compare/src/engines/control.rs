@@ -1,20 +1,30 @@
 //! No engine: what a put costs the machine alone, for the tails.
 
-use std::{fs::File, io::Write, path::Path};
+use std::{
+    fs::File,
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use anyhow::Result;
 
 use super::{Engine, ShowPair, ShowValue};
 use crate::data::{KEY_BYTES, Key, control_hash};
 
-/// Hashes keys and appends puts to a file, one `write` each; has nothing to read.
+/// After so many bytes the log begins anew, as engines use their logs again: minutes of puts would fill the disk.
+const LOG_BYTES: u64 = 64 << 20;
+
+/// Hashes keys and logs puts, one `write` each; has nothing to read.
 pub(super) struct Control {
     log: File,
+    written: AtomicU64,
 }
 
 impl Control {
     pub(super) fn open(dir: &Path) -> Result<Self> {
-        Ok(Self { log: File::options().create(true).append(true).open(dir.join("control.log"))? })
+        let log = File::options().create(true).truncate(true).write(true).open(dir.join("control.log"))?;
+        Ok(Self { log, written: AtomicU64::new(0) })
     }
 }
 
@@ -24,7 +34,8 @@ impl Engine for Control {
         frame.extend_from_slice(&control_hash(key).to_le_bytes());
         frame.extend_from_slice(key);
         frame.extend_from_slice(value);
-        Ok((&self.log).write_all(&frame)?)
+        let before = self.written.fetch_add(frame.len() as u64, Ordering::Relaxed);
+        Ok(self.log.write_all_at(&frame, before % LOG_BYTES)?)
     }
 
     fn put_synced(&self, key: &Key, value: &[u8]) -> Result<()> {

@@ -1,4 +1,4 @@
-//! RocksDB through its Rust binding: the default column family, leveled compaction.
+//! `RocksDB` through its Rust binding: the default column family, leveled compaction.
 
 use std::path::Path;
 

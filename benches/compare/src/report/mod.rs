@@ -4,6 +4,7 @@ mod charts;
 mod series;
 pub mod simulation;
 mod summary;
+mod sustained;
 mod table;
 
 use std::{fs, path::Path};
@@ -20,7 +21,7 @@ pub fn write(out: &Path) -> Result<()> {
     let samples: Vec<Sample> =
         text.lines().map(serde_json::from_str).collect::<Result<_, _>>().context("a sample is damaged")?;
     let summary = Summary::of(&samples);
-    let table = table::markdown(&summary);
+    let table = table::markdown(&summary) + &sustained::markdown(&samples);
     fs::write(out.join("table.md"), &table)?;
     charts::draw(&summary, out)?;
     series::draw(&samples, out)?;

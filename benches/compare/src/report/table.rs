@@ -8,7 +8,7 @@ use crate::{
     rows::{Target, Unit},
 };
 
-const ENGINES: [EngineKind; 5] =
+pub(super) const ENGINES: [EngineKind; 5] =
     [EngineKind::Dbex, EngineKind::RocksDb, EngineKind::Fjall, EngineKind::Redb, EngineKind::Control];
 
 pub(super) fn markdown(summary: &Summary) -> String {

@@ -19,7 +19,8 @@ use crate::{
     measure::{Latencies, Measured, number_after, on_threads},
     rows::{LONG_GROUPS, Row},
     sample::Finding,
-    seconds::{Kind, Second, SecondLog, swing},
+    seconds::{Kind, Second, SecondLog},
+    steadiness::swing,
     yardstick::Yardstick,
 };
 
