@@ -32,6 +32,9 @@ pub(crate) fn scale() -> usize {
         .map_or(1, |text| text.parse().expect("DBEX_TEST_SCALE is a whole number"))
 }
 
+/// How often a watchdog looks.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Ends the process with a word about where it stood when nothing moves: a test that hangs tells nothing else.
 pub(crate) struct Watchdog {
     places: Sender<String>,
@@ -39,13 +42,17 @@ pub(crate) struct Watchdog {
 
 impl Watchdog {
     /// Says `about` and the last place when no [next place](Self::at) was come to in time.
+    ///
+    /// Time in which the whole machine stands still, as a virtual one may for minutes, counts for a look at the most.
     pub(crate) fn new(patience: Duration, about: impl FnOnce() -> String + Send + 'static) -> Self {
         let (places, reached) = channel();
         thread::spawn(move || {
             let mut last = "the beginning".to_owned();
+            let mut left = patience;
             let ended = loop {
-                match reached.recv_timeout(patience) {
-                    Ok(place) => last = place,
+                match reached.recv_timeout(LOOK) {
+                    Ok(place) => (last, left) = (place, patience),
+                    Err(RecvTimeoutError::Timeout) if left > LOOK => left -= LOOK,
                     Err(ended) => break ended,
                 }
             };
