@@ -210,7 +210,8 @@ impl Coordinator {
     fn prepare_segments(&mut self, now: Duration) {
         for shard in self.core.open_shards().collect::<Vec<_>>() {
             let Some(place) = self.places.get_mut(shard.index) else { continue };
-            let is_due = shard.tree.wants_segment() || shard.tree.has_unneeded_segments();
+            let tree = &shard.tree;
+            let is_due = tree.wants_segment() || tree.has_unneeded_segments() || tree.has_unread_views();
             if !is_due || !place.times.begin_to_prepare(now) {
                 continue;
             }

@@ -102,8 +102,8 @@ pub(super) fn sync_round(core: &NodeCore) {
     }
 }
 
-/// The preparing of WAL segments ahead of need, and the removal of old ones. Dropped, also unrun or by a panic, it
-/// says that it has ended.
+/// The preparing of WAL segments ahead of need, the removal of old ones, and the freeing of what nobody reads any more.
+/// Dropped, also unrun or by a panic, it says that it has ended.
 pub(super) struct Preparing {
     core: Arc<NodeCore>,
     shard: Arc<ShardCore>,
@@ -117,6 +117,7 @@ impl Preparing {
 
     pub(super) fn run(mut self) {
         let tree = &self.shard.tree;
+        tree.free_unread_views();
         let mut result = Ok(());
         while result.is_ok() && tree.wants_segment() && self.core.lifecycle.check_open().is_ok() {
             result = tree.prepare_segment();

@@ -99,6 +99,7 @@ impl NodeCore {
 
     fn trim_segments(&self) {
         for shard in self.open_shards() {
+            shard.tree.free_unread_views();
             if let Err(error) = shard.tree.trim_segments(0) {
                 tracing::warn!(shard = shard.index, error = %error, "cannot remove idle log segments");
             }

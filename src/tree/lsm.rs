@@ -26,6 +26,7 @@ use super::{
     load::Counters,
     manifest::Manifest,
     options::{TreeContext, TreeOptions},
+    replaced::ReplacedViews,
     scan::TreeScan,
     version::Version,
     view::ReadView,
@@ -54,6 +55,7 @@ pub struct Tree {
     view: ArcSwap<ReadView>,
     /// Held while a view is replaced, by turns and workers. Readers never wait for it.
     publishing: Mutex<()>,
+    replaced: ReplacedViews,
     manifest: SlowMutex<ManifestSlot>,
     next_file: AtomicU64,
     /// The manifest takes no more edits, so memory could never be freed again: writes are refused.
@@ -97,6 +99,7 @@ impl Tree {
             counters: Counters::new(parts.manifest.state().flushed_seqno),
             view: ArcSwap::from_pointee(parts.view),
             publishing: Mutex::new(()),
+            replaced: ReplacedViews::default(),
             manifest: SlowMutex::new(ManifestSlot { manifest: parts.manifest, limbo: Vec::new() }),
             next_file: AtomicU64::new(parts.next_file.0),
             manifest_poisoned: AtomicBool::new(false),
@@ -273,7 +276,17 @@ impl Tree {
     pub(super) fn publish(&self, change: impl FnOnce(&ReadView) -> ReadView) {
         let _one_at_a_time = self.publishing.lock();
         let next = change(&self.view.load());
-        self.view.store(Arc::new(next));
+        self.replaced.push(self.view.swap(Arc::new(next)));
+    }
+
+    /// Whether [`Tree::free_unread_views`] has something to do.
+    pub fn has_unread_views(&self) -> bool {
+        self.replaced.has_unread()
+    }
+
+    /// Frees what only views needed that nobody reads any more; a worker's job.
+    pub fn free_unread_views(&self) {
+        self.replaced.free_unread();
     }
 
     /// Installs an edit: makes it durable, publishes what `change` makes of the view and the new version, and
@@ -287,7 +300,7 @@ impl Tree {
         added: Vec<Arc<TableHandle>>,
         change: impl FnOnce(&ReadView, Arc<Version>) -> ReadView,
     ) -> Result<()> {
-        self.fence.pass(|| {
+        let installed = self.fence.pass(|| {
             let mut slot = self.manifest.lock();
             let current = self.view();
             let version = current.version.with(&edit.removed, added, &self.options.picker());
@@ -304,7 +317,9 @@ impl Tree {
                 }
             }
             Ok(())
-        })
+        });
+        self.free_unread_views();
+        installed
     }
 
     /// Moves the manifest's floor to `segment`: nothing of the recovered log before it is needed.

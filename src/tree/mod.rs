@@ -40,6 +40,7 @@ pub mod merge;
 pub mod options;
 mod pair_batch;
 pub mod recovery;
+mod replaced;
 mod replay;
 mod run_cursor;
 pub mod scan;

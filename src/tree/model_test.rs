@@ -250,6 +250,8 @@ impl Run {
         self.snapshots.clear();
         self.flush = None;
         self.compactions.clear();
+        // What was read until now.
+        self.shard.tree.free_unread_views();
         assert_eq!(self.shard.table_files(&self.sim), self.shard.live_files());
     }
 

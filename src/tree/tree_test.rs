@@ -787,3 +787,29 @@ fn few_keys_deleted_by_many_range_deletes_leave_nothing_at_rest() {
     let entries: u64 = shard.tree.stats().levels.iter().map(|level| level.entries).sum();
     assert_eq!(entries, 1, "what was deleted stays");
 }
+
+#[test]
+fn who_reads_a_view_last_frees_nothing() {
+    let sim = SimStorage::new(1);
+    let mut shard = filled(&sim, &tiny(Strategy::Leveled), 2);
+    let view = shard.tree.view();
+    let (read, memtable) = (shard.live_files(), Arc::downgrade(&view.active));
+    for round in 0..8 {
+        (0..30).for_each(|n| shard.put(&key(n), format!("again {round}-{n}").as_bytes()).unwrap());
+        shard.flush().unwrap();
+        shard.compact_due().unwrap();
+    }
+    let is_there = |path: &std::path::PathBuf| sim.read_file(path).is_some();
+    let live = shard.live_files();
+    assert!(
+        !read.iter().any(|path| live.contains(path)),
+        "the tables that are read were compacted: {read:?}"
+    );
+    assert!(!shard.tree.has_unread_views(), "the last install has freed what nobody reads");
+    drop(view);
+    assert!(read.iter().all(is_there) && memtable.strong_count() > 0, "the reader has freed it");
+    assert!(shard.tree.has_unread_views());
+    shard.tree.free_unread_views();
+    assert!(!read.iter().any(is_there) && memtable.strong_count() == 0);
+    assert!(!shard.tree.has_unread_views());
+}

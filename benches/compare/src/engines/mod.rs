@@ -54,6 +54,10 @@ pub enum EngineKind {
     Redb,
     /// No engine: a hash and one `write` a put. What it shows is the machine's own tail.
     Control,
+    /// The same, and two dozen reads of memory that each wait for the one before, as an engine's index has.
+    #[value(name = "control-memory")]
+    #[serde(rename = "control-memory")]
+    ControlMemory,
 }
 
 impl EngineKind {
@@ -64,6 +68,7 @@ impl EngineKind {
             Self::RocksDb => "RocksDB",
             Self::Redb => "redb",
             Self::Control => "control",
+            Self::ControlMemory => "control-memory",
         }
     }
 
@@ -82,7 +87,8 @@ impl EngineKind {
             Self::RocksDb => Arc::new(rocksdb::RocksDb::open(dir, budgets)?),
             #[cfg(feature = "redb")]
             Self::Redb => Arc::new(redb::Redb::open(dir, budgets)?),
-            Self::Control => Arc::new(control::Control::open(dir)?),
+            Self::Control => Arc::new(control::Control::open(dir, false)?),
+            Self::ControlMemory => Arc::new(control::Control::open(dir, true)?),
             #[allow(unreachable_patterns, reason = "which engines are left depends on the features")]
             left_out => anyhow::bail!("{} was left out of this build: see its feature", left_out.name()),
         })
