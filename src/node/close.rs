@@ -148,6 +148,7 @@ fn end_jobs(core: &NodeCore) {
     for pool in [&pools.flush, &pools.read, &pools.prepare, &pools.sync] {
         pool.stop();
     }
+    core.open_shards().for_each(|shard| shard.tree.free_unread_views());
 }
 
 fn end_threads(core: &NodeCore) {

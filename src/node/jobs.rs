@@ -117,13 +117,13 @@ impl Preparing {
 
     pub(super) fn run(mut self) {
         let tree = &self.shard.tree;
-        tree.free_unread_views();
         let mut result = Ok(());
         while result.is_ok() && tree.wants_segment() && self.core.lifecycle.check_open().is_ok() {
             result = tree.prepare_segment();
         }
         // NOTE: also after a failure: removing may be what makes room.
         let result = result.and(tree.remove_unneeded_segments());
+        tree.free_unread_views();
         self.failed = result.is_err() && !tree.is_revoked();
         if let Err(error) = result.as_ref()
             && self.failed

@@ -64,6 +64,10 @@ fn reopen_failed(core: &NodeCore, asked: bool) -> Result<()> {
     if let Some(coordinator) = core.coordinator.get() {
         coordinator.do_send(StartShards(started.iter().map(|shard| shard.index).collect()));
     }
+    // A snapshot may keep a former life for long.
+    for old in &old {
+        old.tree.free_unread_views();
+    }
     done
 }
 

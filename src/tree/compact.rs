@@ -290,13 +290,14 @@ impl Tree {
         })
     }
 
-    /// Installs a compaction: the inputs leave the manifest, the outputs enter it. Input files go when no view
-    /// uses them any more.
+    /// Installs a compaction: the inputs leave the manifest, the outputs enter it. Input files go now, or soon after nobody
+    /// reads them any more: see [`Tree::free_unread_views`].
     ///
     /// # Errors
     /// `NoSpace`, `Io`, `Poisoned` from the manifest; `Busy` after [`Tree::revoke`]. Nothing has changed.
     pub fn install_compaction(&self, output: CompactionOutput) -> Result<CompactionDone> {
-        // NOTE: the mark first, so that it is dropped last: a tree is at rest when the inputs' files are gone.
+        // NOTE: the mark first, so that it is dropped last: a tree is at rest when the inputs' files are gone, if nobody reads
+        // them.
         let CompactionOutput { _mark, choice, inputs, run, is_asked, mut merged, clock_high_ms } = output;
         let added = if choice.is_move {
             let moved = |table: &Arc<TableHandle>| {
@@ -325,6 +326,7 @@ impl Tree {
             flush_count: view.flush_count,
             flushed_bytes: view.flushed_bytes,
         })?;
+        self.free_unread_views();
         let bytes_read =
             if choice.is_move { 0 } else { choice.inputs.iter().map(|table| table.file_bytes).sum() };
         let taken = choice.inputs.iter().filter(|table| table.level == choice.from);

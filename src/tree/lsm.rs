@@ -284,7 +284,7 @@ impl Tree {
         self.replaced.has_unread()
     }
 
-    /// Frees what only views needed that nobody reads any more; a worker's job.
+    /// Frees what only views needed that nobody reads any more: a worker's job, which may take tens of milliseconds.
     pub fn free_unread_views(&self) {
         self.replaced.free_unread();
     }
@@ -300,7 +300,7 @@ impl Tree {
         added: Vec<Arc<TableHandle>>,
         change: impl FnOnce(&ReadView, Arc<Version>) -> ReadView,
     ) -> Result<()> {
-        let installed = self.fence.pass(|| {
+        self.fence.pass(|| {
             let mut slot = self.manifest.lock();
             let current = self.view();
             let version = current.version.with(&edit.removed, added, &self.options.picker());
@@ -317,9 +317,7 @@ impl Tree {
                 }
             }
             Ok(())
-        });
-        self.free_unread_views();
-        installed
+        })
     }
 
     /// Moves the manifest's floor to `segment`: nothing of the recovered log before it is needed.

@@ -2,7 +2,7 @@
 //!
 //! Who lets go of a view last frees what only it needed: memtables, the blocks of its tables that are cached, and with an
 //! obsolete file the system's pages of it, which takes tens of milliseconds. Here each is held until nobody else
-//! holds it, so that no reader and no writer is ever the last.
+//! holds it, so that no get and no put is the last. NOTE: an open scan holds the tables that it reads, and no view.
 
 use std::sync::Arc;
 
