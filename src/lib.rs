@@ -70,8 +70,8 @@ pub use {
     node::{
         ActorSystem, Change, ChangeFn, Clock, CompactionStrategy, Coordinator, Current, Durability, Env,
         Executor, Expected, Expiry, IoBudget, MAX_BATCH_BYTES, MakeFuture, Node, NodeOptions, NodeStats,
-        Pair, Permit, PutOptions, Random, ReadOnlyNode, Scan, ShardStats, SlowdownReason, Snapshot, Step,
-        StepDone, SystemClock, SystemRandom, SystemThreads, Thread, Threads, TimeToLive, WriteBatch,
+        Pair, Permit, Priority, PutOptions, Random, ReadOnlyNode, Scan, ShardStats, SlowdownReason, Snapshot,
+        Step, StepDone, SystemClock, SystemRandom, SystemThreads, Thread, Threads, TimeToLive, WriteBatch,
         WriteLimit, blocking,
     },
     settings::*,

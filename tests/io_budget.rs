@@ -11,7 +11,13 @@
 #[path = "support/random.rs"]
 mod random;
 
-use std::{fs, path::Path, thread, time::Duration};
+use std::{
+    fs, hint,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use dbex::{
     Clock, ErrorKind, IoBudget, NodeOptions, PutOptions, SlowdownReason, SystemClock, WriteBatch, WriteLimit,
@@ -99,8 +105,9 @@ struct Overload {
     written: Vec<(u64, u64)>,
     /// Those of the shards, as seen meanwhile.
     limits: Vec<WriteLimit>,
-    /// Whether compactions were seen to count as much as the writers.
-    was_pressing: bool,
+    /// Whether flushes and compactions were seen to count as much as the writers.
+    flush_was_pressing: bool,
+    compaction_was_pressing: bool,
 }
 
 /// Two writers that never pause.
@@ -122,18 +129,19 @@ fn overload(node: &Node, seconds: u64) -> Overload {
         }
         (written, refused)
     };
-    let (mut limits, mut was_pressing) = (vec![], false);
+    let (mut limits, mut flush_was_pressing, mut compaction_was_pressing) = (vec![], false, false);
     let written = thread::scope(|scope| {
         let writers: Vec<_> = (0..2).map(|seed| scope.spawn(move || write(seed))).collect();
         while clock.monotonic() < ends {
             let stats = node.stats().unwrap();
-            was_pressing |= stats.compaction_is_pressing;
+            flush_was_pressing |= stats.flush_is_pressing;
+            compaction_was_pressing |= stats.compaction_is_pressing;
             limits.extend(stats.shards.iter().filter_map(|shard| shard.write_limit));
             clock.sleep(Duration::from_millis(5));
         }
         writers.into_iter().map(|writer| writer.join().unwrap()).collect()
     });
-    Overload { written, limits, was_pressing }
+    Overload { written, limits, flush_was_pressing, compaction_was_pressing }
 }
 
 fn is_for(limits: &[WriteLimit], reason: SlowdownReason) -> bool {
@@ -160,14 +168,60 @@ fn writers_are_slowed_down_to_what_flushes_bear() {
     let mut options = options(dir.path(), IoBudget::BytesPerSecond(16 << 20));
     options.memtable_bytes = 16 << 20;
     let node = Node::open(options).unwrap();
-    let Overload { written, limits, .. } = overload(&node, 6);
+    let Overload { written, limits, flush_was_pressing, .. } = overload(&node, 6);
     print(&written, &node);
     let stats = node.stats().unwrap();
     assert!(stats.slowdowns > 0 && !stats.slowed_down.is_zero(), "nobody was slowed down");
     assert!(written.iter().all(|(_, refused)| *refused > 0), "nobody was told");
     assert!(is_for(&limits, SlowdownReason::Memory));
+    assert!(flush_was_pressing, "flushes were left behind by everybody");
     node.flush().unwrap();
     assert!(node.stats().unwrap().shards.iter().all(|shard| shard.load.sealed_bytes == 0));
+    node.close().unwrap();
+}
+
+/// Set when it is dropped, on a panic too.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_host_that_wants_every_core_does_not_keep_flushes_from_ending() {
+    const PUTS_PER_MS: u64 = 10;
+    const MS: u64 = 4_000;
+    let _alone = ALONE.lock();
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(dir.path(), IoBudget::Unlimited);
+    options.memtable_bytes = 8 << 20;
+    let node = Node::open(options).unwrap();
+    let cores = thread::available_parallelism().unwrap().get();
+    let is_done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _done = Done(&is_done);
+        for _ in 0..8 * cores {
+            scope.spawn(|| {
+                while !is_done.load(Ordering::Relaxed) {
+                    hint::spin_loop();
+                }
+            });
+        }
+        let (clock, mut random) = (SystemClock::new(), Random::new(5));
+        let began = clock.monotonic();
+        for put in 0..PUTS_PER_MS * MS {
+            node.put(random.next().to_be_bytes(), value(&mut random)).unwrap();
+            let due = began + Duration::from_millis(put / PUTS_PER_MS);
+            clock.sleep(due.saturating_sub(clock.monotonic()));
+        }
+    });
+    print(&[(PUTS_PER_MS * MS, 0)], &node);
+    let stats = node.stats().unwrap();
+    assert_eq!(stats.stalls, 0, "writers came to a stop for {:?}", stats.stalled);
+    let least = PUTS_PER_MS * MS * VALUE_BYTES as u64 / 2;
+    assert!(stats.flush_io_bytes >= least, "{} bytes were flushed", stats.flush_io_bytes);
     node.close().unwrap();
 }
 
@@ -181,10 +235,10 @@ fn writers_are_slowed_down_to_what_compaction_takes_off_and_let_go_when_it_has_c
     options.l0_trigger = 1;
     let node = Node::open(options).unwrap();
     assert!(!node.stats().unwrap().compaction_is_pressing);
-    let Overload { written, limits, was_pressing } = overload(&node, 8);
+    let Overload { written, limits, compaction_was_pressing, .. } = overload(&node, 8);
     print(&written, &node);
     assert!(is_for(&limits, SlowdownReason::Backlog));
-    assert!(was_pressing, "compactions were left behind by everybody");
+    assert!(compaction_was_pressing, "compactions were left behind by everybody");
     let tables = node.stats().unwrap().shards.iter().map(|shard| shard.load.l0_tables).max();
     assert!(tables < Some(40), "{tables:?} tables in L0");
     node.settle().unwrap();

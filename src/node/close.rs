@@ -141,11 +141,13 @@ fn sync_logs(core: &NodeCore) -> Result<()> {
 /// Ends what runs for the shards, also if they were not ended in order.
 fn end_jobs(core: &NodeCore) {
     core.open_shards().for_each(|shard| shard.tree.revoke());
-    let _waiting = core.pools.compaction.wait();
+    let _waiting = (core.pools.flush.wait(), core.pools.compaction.wait());
     core.open_shards().for_each(|shard| shard.wait_for_jobs(&*core.env.clock));
     let pools = &core.pools;
-    pools.compaction.stop();
-    for pool in [&pools.flush, &pools.read, &pools.prepare, &pools.sync] {
+    for pool in [&pools.flush, &pools.compaction] {
+        pool.stop();
+    }
+    for pool in [&pools.read, &pools.prepare, &pools.sync] {
         pool.stop();
     }
     core.open_shards().for_each(|shard| shard.tree.free_unread_views());

@@ -16,11 +16,12 @@ use actix::{Actor, AsyncContext, Context, Handler, Message};
 
 use super::{
     compaction_job::CompactionJob,
+    flush_job::FlushJob,
     health::Sickness,
     jobs,
     node_core::NodeCore,
     reopen,
-    schedule::{Decision, GOVERNOR_TICK, IoClass, ShardLoad, decide, is_pressing},
+    schedule::{Decision, GOVERNOR_TICK, IoClass, ShardLoad, compaction_is_pressing, decide},
     shard_core::ShardCore,
     shard_place::{RETRY_AFTER, ShardPlace},
     steering::Steering,
@@ -145,12 +146,10 @@ impl Coordinator {
 
     /// Decides whether compactions may go on at a low priority.
     fn note_pressing(&self, loads: &[ShardLoad]) {
-        let compactors = &self.core.pools.compaction;
-        let was = compactors.is_pressing();
-        let is = is_pressing(was, loads);
-        if is != was {
+        let compaction = &self.core.pools.compaction;
+        let is = compaction_is_pressing(compaction.is_pressing(), loads);
+        if compaction.set_pressing(is) {
             tracing::debug!(pressing = is, "compactions have another priority");
-            compactors.set_pressing(is);
         }
     }
 
@@ -189,8 +188,8 @@ impl Coordinator {
             IoClass::Flush => {
                 shard.tree.plan_flush(readers.positions, readers.now_ms, self.core.now_ms()).map(|plan| {
                     shard.jobs.begin_flush(&plan);
-                    let job = Box::new(move || drop(jobs::flush(&core, &shard, plan, grant)));
-                    self.core.pools.flush.try_submit(job)
+                    let job = move || FlushJob::new(&core, &shard, plan, grant);
+                    self.core.pools.flush.try_submit(Box::new(|| Box::new(job())))
                 })
             }
             IoClass::Compaction => {

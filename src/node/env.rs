@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use super::{executor::ActixSystem, parallel::cores};
+use super::{executor::ActixSystem, parallel::cores, thread_priority::take_priority};
 use crate::storage::{DiskStorage, Storage};
 
 /// Everything outside the node that it depends on.
@@ -62,10 +62,16 @@ pub trait Random: Send + Sync + fmt::Debug {
     fn next_u64(&self) -> u64;
 }
 
-/// How much lower than the process's that priority is, as `nice` counts. It is the lowest: where such a thread and one of
-/// `nice` 0 want the same core, it gets a seventieth.
-#[cfg(target_os = "linux")]
-const LOW_PRIORITY: i32 = 19;
+/// What a thread gets where there are too few processors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Priority {
+    /// As much as the others.
+    Normal,
+    /// A small part beside those: enough to come to the next of a few milliseconds before long, however many there are.
+    Low,
+    /// Next to nothing but what those leave.
+    Lowest,
+}
 
 /// Starts threads.
 pub trait Threads: Send + Sync + fmt::Debug {
@@ -75,12 +81,17 @@ pub trait Threads: Send + Sync + fmt::Debug {
     /// When the operating system refuses another thread.
     fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<Box<dyn Thread>>;
 
-    /// The same for work that others go before where there are too few processors. Unless implemented, it is a thread as any
-    /// other.
+    /// The same with a thread of some priority. Unless implemented, it is one as any other.
     ///
     /// # Errors
     /// When the operating system refuses another thread.
-    fn spawn_low_priority(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<Box<dyn Thread>> {
+    fn spawn_with(
+        &self,
+        priority: Priority,
+        name: &str,
+        body: Box<dyn FnOnce() + Send>,
+    ) -> io::Result<Box<dyn Thread>> {
+        let _ = priority;
         self.spawn(name, body)
     }
 
@@ -189,9 +200,14 @@ impl Threads for SystemThreads {
         Ok(Box::new(std::thread::Builder::new().name(name.to_owned()).spawn(body)?))
     }
 
-    fn spawn_low_priority(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<Box<dyn Thread>> {
-        let body = Box::new(|| {
-            lower_own_priority();
+    fn spawn_with(
+        &self,
+        priority: Priority,
+        name: &str,
+        body: Box<dyn FnOnce() + Send>,
+    ) -> io::Result<Box<dyn Thread>> {
+        let body = Box::new(move || {
+            take_priority(priority);
             body();
         });
         self.spawn(name, body)
@@ -203,14 +219,6 @@ impl Threads for SystemThreads {
 
     fn parallelism(&self) -> usize {
         cores()
-    }
-}
-
-/// Lowers the calling thread's priority, where a thread has one of its own.
-fn lower_own_priority() {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::nice(LOW_PRIORITY) {
-        tracing::debug!(error = %error, "a thread that is to have a low priority keeps its own");
     }
 }
 

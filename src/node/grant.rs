@@ -3,7 +3,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use parking_lot::Mutex;
@@ -39,7 +39,8 @@ impl GrantBook {
         let places = if class == IoClass::Flush { &self.flush } else { &self.compaction };
         let place = Arc::clone(places).try_acquire_owned().ok()?;
         jobs.counter(class).fetch_add(1, Ordering::AcqRel);
-        Some(Grant { class, budget: Arc::clone(&self.budget), jobs: Arc::clone(jobs), _place: place })
+        let (budget, jobs, ends) = (Arc::clone(&self.budget), Arc::clone(jobs), AtomicBool::new(false));
+        Some(Grant { class, budget, jobs, ends, _place: place })
     }
 }
 
@@ -103,12 +104,18 @@ pub(super) struct Grant {
     class: IoClass,
     budget: Arc<Budget>,
     jobs: Arc<ShardJobs>,
+    ends: AtomicBool,
     _place: OwnedSemaphorePermit,
 }
 
 impl Grant {
     pub(super) fn class(&self) -> IoClass {
         self.class
+    }
+
+    /// Whether the job's next step is its end.
+    pub(super) fn ends(&self) -> bool {
+        self.ends.load(Ordering::Relaxed)
     }
 }
 
@@ -119,6 +126,10 @@ impl Pace for Grant {
             return Ok(());
         }
         Err(Error::closed().context("the job was revoked: its shard is closing or being re-opened"))
+    }
+
+    fn begin_end(&self) {
+        self.ends.store(true, Ordering::Relaxed);
     }
 }
 

@@ -1,5 +1,4 @@
-//! The background jobs: what a worker does with a plan and a grant. Each tells the coordinator when it
-//! ends, however it ends.
+//! How the end of a background job is told, and the jobs that write no tables.
 
 use std::sync::Arc;
 
@@ -7,15 +6,11 @@ use super::{
     coordinator::{JobDone, SegmentPrepared},
     grant::Grant,
     node_core::NodeCore,
-    schedule::{FlushProgress, IoClass},
+    schedule::IoClass,
     shard_core::ShardCore,
     sync_rule::note_sync,
 };
-use crate::{
-    error::{Error, Result},
-    table::Pace,
-    tree::FlushPlan,
-};
+use crate::error::{Error, Result};
 
 /// Reports the end of a job when it is dropped: also when the job panics.
 pub(super) struct Report {
@@ -48,46 +43,6 @@ impl Drop for Report {
         }
         self.core.note_progress();
     }
-}
-
-/// Flushes a shard's sealed memtables, paying for what it reads and writes with the grant. However it ends, the grant is
-/// given back and then everyone who waits for the shard's jobs learns of it.
-///
-/// # Errors
-/// Why it failed. It is tried again by itself.
-pub(super) fn flush(
-    core: &Arc<NodeCore>,
-    shard: &Arc<ShardCore>,
-    plan: FlushPlan,
-    grant: Grant,
-) -> Result<()> {
-    let mut report = Report::new(core, shard, &grant);
-    let started = core.env.clock.monotonic();
-    let pace: Arc<dyn Pace> = Arc::new(grant);
-    let flushed = shard.tree.run_flush(plan, &pace).and_then(|output| {
-        let progress = shard.jobs.flush_progress();
-        Ok((shard.tree.install_flush(output, &|| core.sync_all_batches())?, progress))
-    });
-    drop(pace);
-    report.result = flushed.as_ref().map(drop).map_err(Error::clone);
-    drop(report);
-    let (done, progress) = flushed?;
-    let duration = core.env.clock.monotonic().saturating_sub(started);
-    if let Some(FlushProgress { input, paid, .. }) = progress {
-        core.flushes.note(input, paid, duration);
-    }
-    tracing::info!(
-        shard = shard.index,
-        tables = done.tables_added,
-        entries = done.entries,
-        bytes = done.bytes_written,
-        duration_ms = duration.as_millis(),
-        "flushed"
-    );
-    if let Some(error) = &done.release_error {
-        tracing::warn!(shard = shard.index, error = %error, "cannot free the log that was flushed; the next flush tries again");
-    }
-    Ok(())
 }
 
 /// One round of the interval sync: every log that holds unsynced frames.

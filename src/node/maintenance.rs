@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use super::{
     compaction_job::CompactionJob,
-    compactors::Stepped,
+    env::Priority,
     node_core::NodeCore,
     options::Durability,
     parallel::in_parallel,
@@ -12,6 +12,7 @@ use super::{
     request::Work,
     schedule::IoClass,
     shard_core::{ShardCore, outcome_unknown},
+    stepped_workers::{Next, Stepped},
     sync_rule::note_sync,
     write_path::{Caller, WriteMode},
 };
@@ -52,6 +53,7 @@ impl NodeCore {
     /// Why a shard is not open or its flush fails.
     pub(super) async fn flush_all(&self, caller: Caller) -> Result<()> {
         self.lifecycle.check_open()?;
+        let _waiting = self.pools.flush.wait();
         let mut waiting = vec![];
         for index in 0..self.shards.len() {
             let shard = self.shard(index)?;
@@ -83,8 +85,8 @@ impl NodeCore {
     /// # Errors
     /// As [`NodeCore::flush_all`].
     pub(super) async fn settle_all(self: &Arc<Self>, caller: Caller) -> Result<()> {
+        let _waiting = (self.pools.flush.wait(), self.pools.compaction.wait());
         self.flush_all(caller).await?;
-        let _waiting = self.pools.compaction.wait();
         for index in 0..self.shards.len() {
             let shard = self.shard(index)?;
             self.wait_until(&shard, &[IoClass::Flush, IoClass::Compaction], |shard| {
@@ -172,7 +174,7 @@ impl NodeCore {
                     FullCompaction::Busy => {}
                     FullCompaction::Plan(plan) => {
                         let mut job = CompactionJob::new(self, shard, *plan, grant);
-                        while job.advance() {}
+                        while job.advance(Priority::Normal) != Next::Finish {}
                         job.install()?;
                         continue;
                     }

@@ -24,13 +24,13 @@ mod batch_path;
 pub mod blocking;
 mod close;
 mod compaction_job;
-mod compactors;
 mod conditions;
 mod coordinator;
 mod directory_lock;
 mod env;
 mod executor;
 mod expiry;
+mod flush_job;
 mod foreground;
 mod grant;
 mod handle;
@@ -70,8 +70,11 @@ mod snapshots;
 mod stats;
 mod steering;
 mod step;
+mod stepped_workers;
 mod sync;
 mod sync_rule;
+mod table_job;
+mod thread_priority;
 mod turn;
 mod turn_gate;
 mod update;
@@ -82,8 +85,8 @@ mod write_path;
 pub use admission::Permit;
 pub use coordinator::Coordinator;
 pub use env::{
-    ActorSystem, Clock, Env, Executor, MakeFuture, Random, SystemClock, SystemRandom, SystemThreads, Thread,
-    Threads,
+    ActorSystem, Clock, Env, Executor, MakeFuture, Priority, Random, SystemClock, SystemRandom,
+    SystemThreads, Thread, Threads,
 };
 #[cfg(feature = "server")]
 pub(crate) use expiry::Presence;

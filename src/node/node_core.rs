@@ -19,7 +19,6 @@ use super::{
     accountant::{Accountant, Holding},
     admission::Admission,
     batch::BatchRequest,
-    compactors::Compactors,
     coordinator::{Coordinator, LookAgain, ShardFailed},
     directory_lock::DirectoryLock,
     env::{ActorSystem, Env, Thread},
@@ -33,6 +32,7 @@ use super::{
     schedule::{Budget, FlushMeter},
     shard_core::ShardCore,
     snapshots::Snapshots,
+    stepped_workers::SteppedWorkers,
     workers::WorkerPool,
 };
 use crate::{
@@ -95,8 +95,8 @@ pub(super) struct NodeCore {
 /// The worker threads, a set for each kind of work.
 #[derive(Debug)]
 pub(super) struct Pools {
-    pub flush: WorkerPool,
-    pub compaction: Arc<Compactors>,
+    pub flush: Arc<SteppedWorkers>,
+    pub compaction: Arc<SteppedWorkers>,
     pub read: WorkerPool,
     /// Log segments ahead of need, apart from the syncs: filling one takes long, and acks wait for syncs.
     pub prepare: WorkerPool,
@@ -340,7 +340,7 @@ impl NodeCore {
             return Ok(());
         }
         let started = self.env.clock.monotonic();
-        let mut has_waited = false;
+        let mut waiting = None;
         loop {
             let freed = self.memory_freed.notified();
             if !self.accountant.full() {
@@ -357,9 +357,10 @@ impl NodeCore {
                     "the memtables are full: try again in a moment, or let the write wait",
                 ));
             }
-            if !std::mem::replace(&mut has_waited, true) {
+            waiting.get_or_insert_with(|| {
                 self.counters.stalls.fetch_add(1, Ordering::Relaxed);
-            }
+                self.pools.flush.wait()
+            });
             freed.await;
         }
         let waited = self.env.clock.monotonic().saturating_sub(started);

@@ -6,10 +6,9 @@ use std::{collections::HashSet, path::Path, sync::Arc};
 use actix::{Addr, Context};
 
 use super::{
-    compactors::Compactors,
     coordinator::Coordinator,
     directory_lock::DirectoryLock,
-    env::{Env, Thread},
+    env::{Env, Priority, Thread},
     foreground::Foreground,
     node_core::{NodeCore, Parts, Pools, ShardSlot, ShardState},
     node_file::{self, Directory, NodeRecord},
@@ -18,6 +17,7 @@ use super::{
     recover::{RecoveredShard, ShardSource, recover, refused},
     schedule::Budget,
     shard_core::ShardCore,
+    stepped_workers::{Names, SteppedWorkers},
     workers::WorkerPool,
 };
 use crate::{
@@ -241,9 +241,18 @@ pub(super) fn tree_options(options: &NodeOptions, record: &NodeRecord) -> TreeOp
 
 fn start_pools(options: &NodeOptions, env: &Env) -> Result<Pools> {
     let threads = &*env.threads;
+    let stepped = |low, names, count| SteppedWorkers::start(threads, low, names, count).map(Arc::new);
     Ok(Pools {
-        flush: WorkerPool::start(threads, "flush", options.flush_workers, options.flush_workers)?,
-        compaction: Arc::new(Compactors::start(threads, options.compaction_workers)?),
+        flush: stepped(
+            Priority::Low,
+            Names { normal: "flush", patient: "flush-low" },
+            options.flush_workers,
+        )?,
+        compaction: stepped(
+            Priority::Lowest,
+            Names { normal: "compact", patient: "compact-low" },
+            options.compaction_workers,
+        )?,
         read: WorkerPool::start(threads, "read", options.read_workers, WAITING_READS)?,
         // One job a shard.
         prepare: WorkerPool::start(

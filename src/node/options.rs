@@ -38,7 +38,8 @@ pub struct NodeOptions {
     pub io_budget: IoBudget,
     /// How many table files are open at once. 0 (the default): half of the process's soft limit.
     pub max_open_files: usize,
-    /// Threads that write memtables to tables. 0 (the default): one per four cores, 1 to 4.
+    /// Flushes at once, that is memtables written to tables. 0 (the default): one per four cores, 1 to 4. Each has two
+    /// threads, of which one has a low priority, and works as long as memory fills up slowly enough.
     pub flush_workers: usize,
     /// Compactions at once. 0 (the default): one per two cores, 1 to 8. Each has two threads, of which one has
     /// the lowest priority, and works as long as no shard is far behind.

@@ -78,7 +78,7 @@ fn reopen(core: &NodeCore, places: &[usize], old: &[Arc<ShardCore>], all: bool) 
         let again = format!("shard {} is being re-opened: try again in a moment", old.index);
         old.end(Sickness::Reopening, Error::busy(again));
     }
-    let waiting = core.pools.compaction.wait();
+    let waiting = (core.pools.flush.wait(), core.pools.compaction.wait());
     for old in old {
         old.wait_for_jobs(&*core.env.clock);
     }

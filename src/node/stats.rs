@@ -31,6 +31,9 @@ pub struct NodeStats {
     pub flush_io_bytes: u64,
     /// Background bytes that compactions have read and written since the open.
     pub compaction_io_bytes: u64,
+    /// Whether memory fills up so fast that flushes run at the priority of the host's own threads. Else they take little more
+    /// than the processor time that others leave, unless somebody waits for them.
+    pub flush_is_pressing: bool,
     /// Whether a shard is so far behind that compactions run at the priority of the host's own threads. Else they take little
     /// more than the processor time that others leave, unless somebody waits for them.
     pub compaction_is_pressing: bool,
@@ -93,6 +96,7 @@ impl NodeCore {
             block_cache_misses: cache.misses,
             flush_io_bytes: self.budget.paid(IoClass::Flush),
             compaction_io_bytes: self.budget.paid(IoClass::Compaction),
+            flush_is_pressing: self.pools.flush.is_pressing(),
             compaction_is_pressing: self.pools.compaction.is_pressing(),
             io_budget_bytes_per_second: self.budget.rate(),
             stalls: self.counters.stalls.load(Ordering::Relaxed),

@@ -52,11 +52,16 @@ impl Steering {
         let node = NodeCounts {
             limit: core.options.memtable_bytes,
             used: active + sealed,
+            sealed,
             budget: core.budget.rate(),
             flushes_at_once: core.options.flush_workers,
             flushes: &core.flushes,
         };
         let limits = self.throttle.limits(now, &node, &counts);
+        let is_pressing = self.throttle.flush_is_pressing();
+        if core.pools.flush.set_pressing(is_pressing) {
+            tracing::debug!(pressing = is_pressing, "flushes have another priority");
+        }
         let is_soon = counts.iter().any(|counts| counts.sealed > 0) || limits.iter().any(Option::is_some);
         for ((shard, limit), told_at) in shards.iter().zip(limits).zip(&mut self.told_at) {
             if let Some(shard) = shard {

@@ -3,7 +3,6 @@
 //! behind another kind.
 
 use std::{
-    io,
     ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -11,7 +10,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::env::{Thread, Threads};
+use super::env::{Priority, Thread, Threads};
 use crate::{
     error::{Error, ErrorKind, Result},
     waiting,
@@ -32,9 +31,6 @@ pub(super) struct WorkerPool {
     threads: Mutex<Vec<Box<dyn Thread>>>,
 }
 
-/// Starts a thread.
-type Spawn<'a> = dyn Fn(&str, Job) -> io::Result<Box<dyn Thread>> + 'a;
-
 #[derive(Debug)]
 struct Queue {
     jobs: flume::Sender<Option<Job>>,
@@ -52,23 +48,20 @@ impl WorkerPool {
         count: usize,
         capacity: usize,
     ) -> Result<Self> {
-        Self::start_by(&|name, body| threads.spawn(name, body), name, count, capacity)
+        Self::start_with(threads, Priority::Normal, name, count, capacity)
     }
 
-    /// The same with threads that others go before where there are too few processors.
+    /// The same with threads of some priority.
     ///
     /// # Errors
     /// `Io` when a thread cannot be started.
-    pub(super) fn start_low_priority(
+    pub(super) fn start_with(
         threads: &dyn Threads,
+        priority: Priority,
         name: &'static str,
         count: usize,
         capacity: usize,
     ) -> Result<Self> {
-        Self::start_by(&|name, body| threads.spawn_low_priority(name, body), name, count, capacity)
-    }
-
-    fn start_by(spawn: &Spawn<'_>, name: &'static str, count: usize, capacity: usize) -> Result<Self> {
         let (jobs, waiting) = flume::bounded::<Option<Job>>(capacity);
         let mut handles = Vec::with_capacity(count);
         for i in 0..count {
@@ -80,7 +73,8 @@ impl WorkerPool {
                     }
                 }
             });
-            let handle = spawn(&format!("dbex-{name}-{i}"), body).map_err(|error| {
+            let handle = threads.spawn_with(priority, &format!("dbex-{name}-{i}"), body);
+            let handle = handle.map_err(|error| {
                 Error::with_source(ErrorKind::Io, format!("cannot start a {name} thread"), error)
             })?;
             handles.push(handle);

@@ -65,7 +65,7 @@ pub struct IoSection {
     /// Table files held open, 16 or more; 0 (the default): half of the process's soft limit.
     #[garde(custom(open_files()))]
     pub max_open_files: usize,
-    /// Threads that flush, up to 256; 0 (the default): one per four cores, 1 to 4.
+    /// Flushes at once, up to 256; 0 (the default): one per four cores, 1 to 4. Two threads for each.
     #[garde(custom(workers()))]
     pub flush_workers: usize,
     /// Compactions at once, up to 256; 0 (the default): one per two cores, 1 to 8. Two threads for each.

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     compaction::{
-        Below, Choice, FullBound, FullChoice, Levels, Merge, Merged, PickerOptions, ReadPositions, Readers,
-        Situation, Target, TargetRun, Watermark, gather_deletes, pick, pick_full, span_of,
+        Below, Choice, FullBound, FullChoice, Levels, Merged, PickerOptions, ReadPositions, Readers,
+        Situation, Target, TargetRun, Watermark, gather_deletes, merge_into_tables, pick, pick_full, span_of,
     },
     edit::{TableRecord, VersionEdit},
     handle::TableHandle,
@@ -24,11 +24,7 @@ use crate::{
     key::KeyRange,
     range_delete::RangeDeletes,
     table::{CursorSource, Pace},
-    waiting::yield_now,
 };
-
-/// A compaction yields after about so much: no more than a few chunks that are paid for.
-const STEP_BYTES: u64 = if cfg!(test) { 1 << 10 } else { 512 << 10 };
 
 /// What to compact. Dropped, it frees its inputs for another plan.
 pub struct CompactionPlan {
@@ -241,7 +237,8 @@ impl Tree {
     /// Writes the tables of a compaction, paying for each chunk that is read or written. Their content and names
     /// are durable on return. A move does nothing here.
     ///
-    /// It yields every few milliseconds, and waits for nothing but the pace and the disk, on the thread that polls it.
+    /// It yields every few milliseconds, and once before its [end](Pace::begin_end). It waits for nothing but the pace and the
+    /// disk, on the thread that polls it.
     ///
     /// # Errors
     /// `NoSpace`, `Io`, `Corruption`, or what the pace fails with; nothing has changed.
@@ -271,11 +268,7 @@ impl Tree {
             let deletes = range_deletes_of(&inputs, &readers.positions, &*pace)?;
             let read = not_all_deleted(&inputs, &deletes, readers.positions.oldest());
             let cursor = merge_of(&read, &pace);
-            let mut merge = Merge::start(cursor, &deletes, &readers, &below, &target)?;
-            while merge.advance(STEP_BYTES)? {
-                yield_now().await;
-            }
-            let merged = merge.finish()?;
+            let merged = merge_into_tables(cursor, &deletes, &readers, &below, &target).await?;
             self.sync_level(choice.target, &merged)?;
             merged
         };

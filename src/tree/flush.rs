@@ -16,6 +16,7 @@ use crate::{
     error::{Error, Result},
     ids::{Level, SegmentNumber},
     table::Pace,
+    waiting::yield_now,
 };
 
 /// What to flush. Dropped, it gives the memtables back.
@@ -103,9 +104,12 @@ impl Tree {
 
     /// Writes the table of a flush, paying for each chunk. Its content is durable on return.
     ///
+    /// It yields first when the memtables are sorted, which scans may wait for, then every few milliseconds, and once before
+    /// its [end](Pace::begin_end). It waits for nothing but the pace and the disk, on the thread that polls it.
+    ///
     /// # Errors
     /// `NoSpace`, `Io`, or what the pace fails with; the flush can be planned again.
-    pub fn run_flush(&self, plan: FlushPlan, pace: &Arc<dyn Pace>) -> Result<FlushOutput> {
+    pub async fn run_flush(&self, plan: FlushPlan, pace: &Arc<dyn Pace>) -> Result<FlushOutput> {
         let FlushPlan { sealed, readers, clock_ms, below, mark } = plan;
         let target = Target {
             storage: &self.context.storage,
@@ -125,7 +129,8 @@ impl Tree {
         let sets = sets.iter().flat_map(|sets| sets.iter().map(|set| &**set));
         let deletes = gather_deletes(sets, &readers.positions);
         let cursor = MergeCursor::new(memtables);
-        let merged = merge_into_tables(cursor, &deletes, &readers, &below, &target)?;
+        yield_now().await;
+        let merged = merge_into_tables(cursor, &deletes, &readers, &below, &target).await?;
         self.sync_level(Level::L0, &merged)?;
         Ok(FlushOutput { merged, sealed, clock_high_ms: clock_ms, _mark: mark })
     }

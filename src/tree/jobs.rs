@@ -145,6 +145,10 @@ impl Pace for FencedPace {
         self.pace.pay(bytes)?;
         self.fence.check()
     }
+
+    fn begin_end(&self) {
+        self.pace.begin_end();
+    }
 }
 
 #[cfg(test)]

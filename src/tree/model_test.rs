@@ -199,7 +199,9 @@ impl Run {
             0 => self.shard.writer.seal().unwrap(),
             1 if self.flush.is_none() => {
                 let (at, now) = self.readers();
-                self.flush = tree.plan_flush(at, now, now).map(|plan| tree.run_flush(plan, &pace()).unwrap());
+                self.flush = tree
+                    .plan_flush(at, now, now)
+                    .map(|plan| block_on(tree.run_flush(plan, &pace())).unwrap());
             }
             2 => {
                 if let Some(output) = self.flush.take() {

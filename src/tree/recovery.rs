@@ -36,6 +36,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     ids::{BatchId, FileNumber, Level, SegmentNumber, SeqNo, ShardId},
     table::{NoPace, Pace},
+    waiting::block_on,
     wal::{
         Discarded, FrameKind, LogPosition, RecoveredLog, SegmentPool, WalSync, WalWriter, create_log,
         read_log, segment_path,
@@ -346,7 +347,7 @@ fn flush_recovered(
     let flushed = match tree.plan_flush(highest_seqno, 0, 0) {
         Some(plan) => {
             let pace: Arc<dyn Pace> = Arc::new(NoPace);
-            let output = tree.run_flush(plan, &pace);
+            let output = block_on(tree.run_flush(plan, &pace));
             let done = output.and_then(|mut output| tree.install_flush_edit(&mut output, false));
             done.and_then(|done| tree.free_log(done.wal_floor))
         }

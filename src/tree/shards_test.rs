@@ -9,6 +9,7 @@ use crate::{
     error::Result,
     ids::{BatchId, ShardId},
     storage::sim::{CrashPoint, SimStorage},
+    waiting::block_on,
     wal::FrameKind,
 };
 
@@ -95,7 +96,7 @@ impl Node {
         self.shards[shard].writer.seal()?;
         let tree = &self.shards[shard].tree;
         if let Some(plan) = tree.plan_flush(crate::ids::SeqNo(self.next_seqno), 0, 0) {
-            let output = tree.run_flush(plan, &super::testing::pace())?;
+            let output = block_on(tree.run_flush(plan, &super::testing::pace()))?;
             tree.install_flush(output, &|| self.sync_batches())?;
         }
         Ok(())
@@ -266,7 +267,7 @@ fn a_log_may_be_cut_before_what_the_manifest_states_as_synced() {
             node.write(&[0], &mut log).unwrap();
             node.shards[0].writer.seal().unwrap();
             let plan = node.shards[0].tree.plan_flush(crate::ids::SeqNo(9), 0, 0).unwrap();
-            let output = node.shards[0].tree.run_flush(plan, &super::testing::pace()).unwrap();
+            let output = block_on(node.shards[0].tree.run_flush(plan, &super::testing::pace())).unwrap();
             // Written when the flush had synced all shards, and then synced in shard 0 alone.
             node.write(&[0], &mut log).unwrap();
             node.write(&[0, 1], &mut log).unwrap();

@@ -199,7 +199,7 @@ impl Shard {
         let Some(plan) = self.tree.plan_flush(SeqNo(watermark.0), watermark.1, watermark.1) else {
             return Ok(false);
         };
-        let output = self.tree.run_flush(plan, &pace())?;
+        let output = block_on(self.tree.run_flush(plan, &pace()))?;
         self.tree.install_flush(output, &|| Ok(()))?;
         Ok(true)
     }

@@ -1,6 +1,7 @@
 //! One behaviour of the tree each: what is dropped, what is refused, what a writer knows, who sees whose change.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -246,7 +247,7 @@ fn what_is_synced_while_a_log_is_freed_needs_no_intact_manifest() {
         let before = sim.read_file(&manifest).unwrap().len();
         sim.fail(FaultRule::new(Fault::Sync(SyncLoss::NothingLost)).on(&[OpKind::SyncDir]).path("wal"));
         let plan = shard.tree.plan_flush(SeqNo(shard.seqno), 0, 0).unwrap();
-        let output = shard.tree.run_flush(plan, &pace()).unwrap();
+        let output = block_on(shard.tree.run_flush(plan, &pace())).unwrap();
         let done = shard.tree.install_flush(output, &|| Ok(())).unwrap();
         assert!(done.release_error.is_some());
         shard.put(&key(2), b"synced").unwrap();
@@ -465,10 +466,13 @@ fn a_flush_that_fails_can_be_planned_again() {
     drop(plan);
     sim.fail(FaultRule::new(Fault::Fail(Errno::NOSPC)).on(&[OpKind::Write]).path(".sst"));
     let plan = shard.tree.plan_flush(SeqNo(9), 0, 0).unwrap();
-    assert_eq!(shard.tree.run_flush(plan, &pace()).map(drop).unwrap_err().kind(), ErrorKind::NoSpace);
+    assert_eq!(
+        block_on(shard.tree.run_flush(plan, &pace())).map(drop).unwrap_err().kind(),
+        ErrorKind::NoSpace
+    );
     sim.clear_faults();
     let plan = shard.tree.plan_flush(SeqNo(9), 0, 0).unwrap();
-    let output = shard.tree.run_flush(plan, &pace()).unwrap();
+    let output = block_on(shard.tree.run_flush(plan, &pace())).unwrap();
     let refused = shard.tree.install_flush(output, &|| Err(Error::busy("another shard cannot sync")));
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::Busy);
     assert_eq!(shard.table_files(&sim).len(), 0, "what was not installed is gone");
@@ -516,6 +520,57 @@ fn a_job_whose_pace_ends_leaves_nothing_behind() {
     panic!("it never ends");
 }
 
+/// Counts the ends that it is told of.
+#[derive(Default)]
+struct Ends(AtomicU64);
+
+impl Pace for Ends {
+    fn pay(&self, _bytes: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn begin_end(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// How many steps it takes, and how many of them come after the end was told of.
+fn steps_of<T>(job: impl Future<Output = Result<T>>, ends: &Ends) -> (usize, usize) {
+    let mut job = pin!(job);
+    let mut context = Context::from_waker(Waker::noop());
+    let (mut steps, mut of_end) = (1, 0);
+    while job.as_mut().poll(&mut context).is_pending() {
+        steps += 1;
+        of_end += usize::try_from(ends.0.load(Ordering::Relaxed)).unwrap();
+    }
+    (steps, of_end)
+}
+
+#[test]
+fn a_flush_and_a_compaction_tell_of_their_last_step() {
+    let sim = SimStorage::new(1);
+    let mut shard = filled(&sim, &tiny(Strategy::Leveled), 1);
+    for n in 0..30 {
+        shard.put(&key(n), &[b'x'; 50]).unwrap();
+    }
+    shard.writer.seal().unwrap();
+    let ends = Arc::new(Ends::default());
+    let pace: Arc<dyn Pace> = Arc::<Ends>::clone(&ends);
+    let plan = shard.tree.plan_flush(SeqNo(shard.seqno), 0, 0).unwrap();
+    let (steps, of_end) = steps_of(shard.tree.run_flush(plan, &pace), &ends);
+    assert!(steps > 4 && of_end == 1, "{steps} steps, of which {of_end}");
+    shard.flush_sealed((shard.seqno, 0)).unwrap();
+    let ends = Arc::new(Ends::default());
+    let pace: Arc<dyn Pace> = Arc::<Ends>::clone(&ends);
+    let FullCompaction::Plan(plan) =
+        shard.tree.plan_full_compaction(&KeyRange::all(), shard.tree.full_bound(), SeqNo(shard.seqno), 0)
+    else {
+        panic!("there is work")
+    };
+    let (steps, of_end) = steps_of(shard.tree.run_compaction(*plan, &pace), &ends);
+    assert!(steps > 3 && of_end == 1, "{steps} steps, of which {of_end}");
+}
+
 #[test]
 fn a_compaction_that_is_given_up_between_two_steps_leaves_nothing() {
     let sim = SimStorage::new(1);
@@ -554,7 +609,7 @@ fn a_former_life_changes_nothing_and_its_views_stay_readable() {
     old.put(b"k", b"old").unwrap();
     old.writer.seal().unwrap();
     let plan = old.tree.plan_flush(SeqNo(old.seqno), 0, 0).unwrap();
-    let flush = old.tree.run_flush(plan, &pace()).unwrap();
+    let flush = block_on(old.tree.run_flush(plan, &pace())).unwrap();
     let view = old.tree.view();
     old.tree.revoke();
     assert_eq!(old.put(b"k", b"late").unwrap_err().kind(), ErrorKind::Busy);
@@ -590,7 +645,7 @@ fn seals_and_installs_from_two_threads_lose_none_of_each_others_changes() {
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 if let Some(plan) = tree.plan_flush(SeqNo(0), 0, 0) {
-                    let output = tree.run_flush(plan, &pace()).unwrap();
+                    let output = block_on(tree.run_flush(plan, &pace())).unwrap();
                     tree.install_flush(output, &|| Ok(())).unwrap();
                 }
                 if let Some(plan) = tree.plan_compaction(SeqNo(0), 0) {

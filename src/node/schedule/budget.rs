@@ -46,13 +46,16 @@ pub(in crate::node) struct Standing {
     urgency: AtomicU32,
     /// How far the shard has been served; changed under the bucket's lock only.
     pass: AtomicU64,
+    /// Whether it waits; changed under the bucket's lock only.
+    waits: AtomicBool,
     paid: AtomicU64,
 }
 
 impl Standing {
     /// Where nothing was paid yet.
     pub(in crate::node) fn new(class: IoClass) -> Self {
-        Self { class, urgency: AtomicU32::new(1000), pass: AtomicU64::new(0), paid: AtomicU64::new(0) }
+        let (pass, paid, waits) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+        Self { class, urgency: AtomicU32::new(1000), pass, waits, paid }
     }
 
     /// Sets how urgent the jobs are; what runs is served by it from its next chunk on.
@@ -183,7 +186,10 @@ impl Budget {
 
     /// Leaves the line.
     pub(in crate::node) fn leave(&self, who: &Arc<Standing>) {
-        self.bucket.lock().leave(who);
+        // NOTE: without a limit nobody takes the lock, which a thread of low priority could hold for long.
+        if who.waits.load(Ordering::Relaxed) {
+            self.bucket.lock().leave(who);
+        }
     }
 
     /// All bytes paid so far for this class.
@@ -266,12 +272,14 @@ impl Bucket {
         if !self.waiting.iter().any(|other| Arc::ptr_eq(other, who)) {
             let pass = who.pass().max(*of_class(&self.served, who.class));
             who.pass.store(pass, Ordering::Relaxed);
+            who.waits.store(true, Ordering::Relaxed);
             self.waiting.push(Arc::clone(who));
         }
     }
 
     fn leave(&mut self, who: &Arc<Standing>) {
         self.waiting.retain(|other| !Arc::ptr_eq(other, who));
+        who.waits.store(false, Ordering::Relaxed);
     }
 
     /// Adds what the time since the last refill brought: half to each class, the overflow of one to the other.

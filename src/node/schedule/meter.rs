@@ -6,6 +6,8 @@ use parking_lot::Mutex;
 
 /// What was known counts for so much less with each flush.
 const FADES: f64 = 0.7;
+/// What none of so many flushes has shown is forgotten.
+const FORGOTTEN: u32 = 100;
 
 /// How fast something grows, averaged: what is older than a while counts less and less.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +53,39 @@ impl Rate {
     }
 }
 
+/// A part of a flush: how many of its steps, which are alike, and how long they took.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::node) struct FlushStretch {
+    steps: u32,
+    took: Duration,
+}
+
+impl FlushStretch {
+    pub(in crate::node) fn note_step(&mut self, took: Duration) {
+        self.steps += 1;
+        self.took += took;
+    }
+}
+
+/// What a flush was spent on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::node) struct FlushSpent {
+    /// The writing of its table, while it let others go before.
+    pub patient: FlushStretch,
+    /// The same while it did not.
+    pub hurried: FlushStretch,
+    /// What is always done in a hurry: sorting before that, and ending the table and installing it after.
+    pub rest: Duration,
+}
+
+#[cfg(test)]
+impl FlushSpent {
+    /// Of a flush that was in a hurry.
+    pub(in crate::node) fn hurried(took: Duration) -> Self {
+        Self { hurried: FlushStretch { steps: 1, took }, ..Self::default() }
+    }
+}
+
 /// What flushes have been found to bear.
 #[derive(Debug, Default)]
 pub(in crate::node) struct FlushMeter(Mutex<FlushSums>);
@@ -61,23 +96,64 @@ struct FlushSums {
     /// Bytes of keys and values.
     input: f64,
     paid: f64,
+    rest_seconds: f64,
+    patient: StretchSums,
+    hurried: StretchSums,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct StretchSums {
+    /// Bytes of keys and values.
+    input: f64,
     seconds: f64,
+    /// How many flushes there were since one had such steps.
+    unseen: u32,
+}
+
+impl StretchSums {
+    /// Notes its part of a flush of so many bytes and steps.
+    fn note(&mut self, stretch: FlushStretch, input: f64, steps: u32) {
+        if stretch.steps > 0 {
+            self.input = self.input * FADES + input * f64::from(stretch.steps) / f64::from(steps);
+            self.seconds = self.seconds * FADES + stretch.took.as_secs_f64();
+            self.unseen = 0;
+        } else {
+            self.unseen += 1;
+            if self.unseen >= FORGOTTEN {
+                *self = Self::default();
+            }
+        }
+    }
+
+    /// How long it takes to write a byte of input, in seconds; `None`: not known.
+    fn pace(self) -> Option<f64> {
+        (self.input > 0.0).then(|| self.seconds / self.input)
+    }
 }
 
 impl FlushMeter {
     /// Notes a flush that has read so many bytes of keys and values and paid for so many.
     #[expect(clippy::cast_precision_loss, reason = "rates")]
-    pub(in crate::node) fn note(&self, input: u64, paid: u64, took: Duration) {
+    pub(in crate::node) fn note(&self, input: u64, paid: u64, spent: &FlushSpent) {
         let mut sums = self.0.lock();
-        sums.input = sums.input * FADES + input as f64;
+        let (input, steps) = (input as f64, spent.patient.steps + spent.hurried.steps);
+        sums.input = sums.input * FADES + input;
         sums.paid = sums.paid * FADES + paid as f64;
-        sums.seconds = sums.seconds * FADES + took.as_secs_f64();
+        sums.rest_seconds = sums.rest_seconds * FADES + spent.rest.as_secs_f64();
+        sums.patient.note(spent.patient, input, steps);
+        sums.hurried.note(spent.hurried, input, steps);
     }
 
-    /// Bytes of keys and values that one flush reads a second; `None` before the first has ended.
+    /// Bytes of keys and values that one flush reads a second if it is in a hurry; `None` before the first has ended.
     pub(in crate::node) fn rate(&self) -> Option<f64> {
         let sums = *self.0.lock();
-        (sums.input > 0.0).then(|| sums.input / sums.seconds.max(1e-6))
+        if sums.input <= 0.0 {
+            return None;
+        }
+        // NOTE: a flush that hurries is no slower than one that does not. There may have been none for long.
+        let paces = [sums.patient, sums.hurried].into_iter().filter_map(StretchSums::pace);
+        let writing = paces.reduce(f64::min).unwrap_or(0.0) * sums.input;
+        Some(sums.input / (writing + sums.rest_seconds).max(1e-6))
     }
 
     /// How many bytes of keys and values come with one byte that is paid for.
@@ -111,14 +187,34 @@ mod tests {
     }
 
     #[test]
+    fn a_flush_that_was_patient_does_not_tell_how_long_one_takes_that_hurries() {
+        let meter = FlushMeter::default();
+        let stretch = |steps, millis| FlushStretch { steps, took: Duration::from_millis(millis) };
+        // The rate after so many flushes, of which each has half a second of other work.
+        let rate_after = |flushes, patient, hurried| {
+            let spent = FlushSpent { patient, hurried, rest: Duration::from_millis(500) };
+            (0..flushes).for_each(|_| meter.note(1_000, 400, &spent));
+            format!("{:.0}", meter.rate().unwrap())
+        };
+        let nothing = FlushStretch::default();
+        assert_eq!(rate_after(1, stretch(5, 4_500), nothing), "200", "nothing better is known");
+        assert_eq!(rate_after(1, stretch(4, 3_600), stretch(1, 100)), "1000");
+        assert_eq!(rate_after(FORGOTTEN - 1, stretch(5, 4_500), nothing), "1000");
+        assert_eq!(rate_after(1, stretch(5, 4_500), nothing), "200", "that was long ago");
+        assert_eq!(rate_after(1, nothing, stretch(5, 500)), "1000");
+        assert_eq!(rate_after(50, stretch(5, 300), nothing), "1250", "it would be as fast at least");
+        assert_eq!(rate_after(50, nothing, nothing), "1250", "what has no steps tells nothing of them");
+    }
+
+    #[test]
     fn a_flush_is_measured_by_what_those_before_it_paid() {
         let meter = FlushMeter::default();
         assert_eq!(meter.rate(), None);
-        meter.note(1_000, 500, Duration::from_secs(2));
+        meter.note(1_000, 500, &FlushSpent::hurried(Duration::from_secs(2)));
         assert!((meter.rate().unwrap() - 500.0).abs() < 1e-9);
         assert!((meter.part_done(1_000, 250) - 0.5).abs() < 1e-9);
         assert!((meter.part_done(1_000, 900) - 1.0).abs() < 1e-9);
-        meter.note(1, 1, Duration::from_millis(30));
+        meter.note(1, 1, &FlushSpent::hurried(Duration::from_millis(30)));
         assert!(meter.rate().unwrap() > 480.0, "a tiny one tells little: {:?}", meter.rate());
     }
 }

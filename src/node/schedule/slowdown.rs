@@ -104,7 +104,7 @@ pub(in crate::node) fn write_limits(
 impl MemoryPressure {
     /// How many bytes of keys and values a second may be added; `None`: as many as come.
     #[expect(clippy::cast_precision_loss, reason = "a share")]
-    fn fill_rate(&self) -> Option<f64> {
+    pub(super) fn fill_rate(&self) -> Option<f64> {
         let drain = self.drain.filter(|_| self.unflushed > 0)?;
         let free = self.limit.saturating_sub(self.used);
         Some(drain * (free as f64 / self.unflushed as f64).max(LEAST_SHARE))

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{
     meter::{FlushMeter, Rate},
+    pressing::{FlushLoad, flush_is_pressing},
     slowdown::{MemoryPressure, ShardPressure, WriteLimit, write_limits},
 };
 
@@ -75,6 +76,8 @@ pub(in crate::node) struct NodeCounts<'a> {
     pub limit: u64,
     /// What they take.
     pub used: u64,
+    /// What of it is sealed, whether it can be flushed or not.
+    pub sealed: u64,
     /// The I/O budget in bytes a second; `None`: unlimited.
     pub budget: Option<u64>,
     /// How many flushes can run.
@@ -86,6 +89,8 @@ pub(in crate::node) struct NodeCounts<'a> {
 #[derive(Debug)]
 pub(in crate::node) struct Throttle {
     flush: Rate,
+    flush_is_pressing: bool,
+    flush_waits: FlushWaits,
     compaction: Rate,
     shards: Vec<ShardRates>,
 }
@@ -99,6 +104,13 @@ struct ShardRates {
     cost: [Rate; 2],
     backlog: Backlog,
     held_back_at: Option<Duration>,
+}
+
+/// Since when something has been to flush without a flush coming to its end.
+#[derive(Clone, Copy, Debug, Default)]
+struct FlushWaits {
+    since: Option<Duration>,
+    flushed: u64,
 }
 
 /// The backlog, averaged.
@@ -122,6 +134,8 @@ impl Throttle {
         };
         Self {
             flush: Rate::over(FIRST_FLUSH),
+            flush_is_pressing: false,
+            flush_waits: FlushWaits::default(),
             compaction: Rate::over(COMPACTION),
             shards: vec![rates; shards],
         }
@@ -130,6 +144,11 @@ impl Throttle {
     /// What all writers have added lately, in bytes of keys and values a second.
     pub(in crate::node) fn written_per_second(&self) -> f64 {
         self.shards.iter().map(|shard| shard.written.per_second()).sum()
+    }
+
+    /// Whether flushes can't wait for what processor time others leave them, as of the last look.
+    pub(in crate::node) const fn flush_is_pressing(&self) -> bool {
+        self.flush_is_pressing
     }
 
     /// What each shard's writers may add from now on.
@@ -148,6 +167,13 @@ impl Throttle {
         };
         let pressures: Vec<_> =
             self.shards.iter_mut().zip(shards).map(|(rates, counts)| rates.note(now, counts)).collect();
+        let flushed = shards.iter().map(|shard| shard.flushed).sum();
+        let load = FlushLoad {
+            memory: &memory,
+            demand: self.written_per_second(),
+            waited: self.flush_waits.note(node.sealed > 0, flushed, now),
+        };
+        self.flush_is_pressing = flush_is_pressing(self.flush_is_pressing, &load);
         self.compaction.note(shards.iter().map(|shard| shard.compacted).sum(), now);
         write_limits(&memory, self.compaction.per_second(), &pressures)
     }
@@ -213,6 +239,15 @@ impl ShardRates {
     }
 }
 
+impl FlushWaits {
+    /// For how long by now. `flushed`: what was, in bytes.
+    fn note(&mut self, is_due: bool, flushed: u64, now: Duration) -> Duration {
+        let since = self.since.filter(|_| flushed == self.flushed).unwrap_or(now);
+        *self = Self { since: is_due.then_some(since), flushed };
+        now.saturating_sub(since)
+    }
+}
+
 impl Backlog {
     fn note(&mut self, now: f64) -> f64 {
         let risen = (now - self.last).max(0.0);
@@ -226,6 +261,7 @@ impl Backlog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::schedule::FlushSpent;
 
     #[test]
     fn what_a_byte_costs_is_learned_from_the_jobs_of_each_level() {
@@ -246,6 +282,16 @@ mod tests {
     }
 
     #[test]
+    fn a_flush_waits_from_when_it_is_due_or_from_the_last_that_ended() {
+        let mut waits = FlushWaits::default();
+        let mut at =
+            |is_due, flushed, second| waits.note(is_due, flushed, Duration::from_secs(second)).as_secs();
+        assert_eq!([at(false, 0, 1), at(true, 0, 5), at(true, 0, 9)], [0, 0, 4]);
+        assert_eq!([at(true, 7, 11), at(true, 7, 12), at(false, 7, 13)], [0, 1, 2]);
+        assert_eq!([at(false, 7, 20), at(true, 7, 21)], [0, 0]);
+    }
+
+    #[test]
     fn a_compaction_that_ends_does_not_let_everybody_go_at_once() {
         let mut backlog = Backlog::default();
         for flush in 0..60 {
@@ -261,7 +307,14 @@ mod tests {
     #[test]
     fn before_the_first_flush_has_ended_its_pay_or_its_part_of_the_budget_tells_how_fast_it_is() {
         let flushes = FlushMeter::default();
-        let node = NodeCounts { limit: 100, used: 50, budget: None, flushes_at_once: 1, flushes: &flushes };
+        let node = NodeCounts {
+            limit: 100,
+            used: 50,
+            sealed: 50,
+            budget: None,
+            flushes_at_once: 1,
+            flushes: &flushes,
+        };
         let mut throttle = Throttle::new(1);
         let shard = |flush_paid| ShardCounts { sealed: 50, flush_paid, ..ShardCounts::default() };
         let rate =
@@ -270,14 +323,14 @@ mod tests {
         throttle.limits(Duration::from_secs(1), &node, &[shard(0)]);
         throttle.limits(Duration::from_secs(2), &node, &[shard(30)]);
         assert_eq!((rate(&throttle, None), rate(&throttle, Some(40))), (Some(30.0), Some(20.0)));
-        flushes.note(700, 350, Duration::from_secs(1));
+        flushes.note(700, 350, &FlushSpent::hurried(Duration::from_secs(1)));
         assert_eq!((rate(&throttle, None), rate(&throttle, Some(40))), (Some(700.0), Some(80.0)));
     }
 
     #[test]
     fn what_a_flush_has_read_is_no_longer_unflushed() {
         let flushes = FlushMeter::default();
-        flushes.note(1_000, 500, Duration::from_secs(1));
+        flushes.note(1_000, 500, &FlushSpent::hurried(Duration::from_secs(1)));
         let flush = Some(FlushProgress { input: 1_000, memory: 1_200, paid: 250 });
         assert_eq!(ShardCounts { sealed: 2_000, flush, ..ShardCounts::default() }.unflushed(&flushes), 1_400);
         assert_eq!(ShardCounts { sealed: 2_000, ..ShardCounts::default() }.unflushed(&flushes), 2_000);

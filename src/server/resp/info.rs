@@ -119,6 +119,7 @@ fn persistence(node: &NodeStats) -> Lines {
         ("dbex_flush_io_bytes", node.flush_io_bytes.to_string()),
         ("dbex_compaction_io_bytes", node.compaction_io_bytes.to_string()),
         ("dbex_compaction_debt_bytes", debt.to_string()),
+        ("dbex_flush_is_pressing", u8::from(node.flush_is_pressing).to_string()),
         ("dbex_compaction_is_pressing", u8::from(node.compaction_is_pressing).to_string()),
         ("dbex_io_budget_bytes_per_second", node.io_budget_bytes_per_second.unwrap_or_default().to_string()),
         ("dbex_write_slowdowns", node.slowdowns.to_string()),

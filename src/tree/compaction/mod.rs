@@ -21,4 +21,4 @@ pub use picker::{
     backlog_permille, debt_bytes, next_bytes, pick, pick_full, score_permille, span_of,
 };
 pub use rule::{ReadPositions, Readers, Verdict, VersionFilter, Watermark};
-pub(super) use run::{Merge, Merged, Target, merge_into_tables};
+pub(super) use run::{Merged, Target, merge_into_tables};

@@ -23,12 +23,15 @@ use crate::{
         edit::{TableRecord, table_path},
         jobs::Fence,
     },
+    waiting::yield_now,
 };
 
 /// What an entry takes beside its key and value, counted in bytes that take as long.
 const ENTRY_BYTES: u64 = 64;
 /// The same for a block that is taken over as it is.
 const COPIED_BYTES: u64 = 4096;
+/// A merge yields after about so much: no more than a few chunks that are paid for.
+const STEP_BYTES: u64 = if cfg!(test) { 1 << 10 } else { 512 << 10 };
 
 /// Where the outputs of a merge go.
 pub(in crate::tree) struct Target<'a> {
@@ -92,11 +95,13 @@ impl Drop for Merged {
     }
 }
 
-/// Merges everything that `cursor` walks, and these range deletes of the same sources, into new tables. Their content is durable on return, their names are not.
+/// Merges everything that `cursor` walks, and these range deletes of the same sources, into new tables. Their content is
+/// durable on return, their names are not. It yields every few milliseconds, and once more before the last table's filter
+/// is made and its file synced, which is one step.
 ///
 /// # Errors
 /// What reading, writing or the pace fails with. No new file is left behind.
-pub(in crate::tree) fn merge_into_tables(
+pub(in crate::tree) async fn merge_into_tables(
     cursor: impl BlockCursor,
     range_deletes: &RangeDeletes,
     readers: &Readers,
@@ -104,12 +109,16 @@ pub(in crate::tree) fn merge_into_tables(
     target: &Target<'_>,
 ) -> Result<Merged> {
     let mut merge = Merge::start(cursor, range_deletes, readers, below, target)?;
-    merge.advance(u64::MAX)?;
+    while merge.advance(STEP_BYTES)? {
+        yield_now().await;
+    }
+    target.pace.begin_end();
+    yield_now().await;
     merge.finish()
 }
 
 /// A merge under way.
-pub(in crate::tree) struct Merge<'a, C> {
+struct Merge<'a, C> {
     cursor: C,
     filter: VersionFilter,
     watermark: Watermark,
@@ -124,7 +133,7 @@ impl<'a, C: BlockCursor> Merge<'a, C> {
     ///
     /// # Errors
     /// What reading or the pace fails with.
-    pub(in crate::tree) fn start(
+    fn start(
         mut cursor: C,
         range_deletes: &RangeDeletes,
         readers: &Readers,
@@ -148,7 +157,7 @@ impl<'a, C: BlockCursor> Merge<'a, C> {
     ///
     /// # Errors
     /// As [`merge_into_tables`].
-    pub(in crate::tree) fn advance(&mut self, bytes: u64) -> Result<bool> {
+    fn advance(&mut self, bytes: u64) -> Result<bool> {
         let Self { cursor, filter, watermark, below, out, key } = self;
         let mut taken = 0;
         while let Some(entry) = cursor.entry() {
@@ -189,7 +198,7 @@ impl<'a, C: BlockCursor> Merge<'a, C> {
     ///
     /// # Errors
     /// As [`merge_into_tables`].
-    pub(in crate::tree) fn finish(self) -> Result<Merged> {
+    fn finish(self) -> Result<Merged> {
         let Self { mut filter, below, mut out, key, .. } = self;
         out.add_tombstone(&key, filter.end_key(|| below.may_hold(&key)))?;
         while let Some(border) = out.deletes.border(out.target.table_bytes) {

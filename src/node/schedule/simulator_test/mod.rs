@@ -27,7 +27,7 @@ use shard::{Shard, Work};
 use super::{
     budget::{Budget, IoClass},
     governor::{GOVERNOR_TICK, Governor, Signals},
-    meter::FlushMeter,
+    meter::{FlushMeter, FlushSpent},
     scheduler::{Decision, decide, relief},
     slowdown::{SlowdownReason, WriteLimit},
     throttle::{NodeCounts, Throttle},
@@ -326,7 +326,7 @@ impl World {
         shard.end(job.work);
         if let Work::Flush { input } = job.work {
             let paid = shard.standing(IoClass::Flush).paid() - job.flush_paid_before;
-            self.flushes.note(input as u64, paid, took);
+            self.flushes.note(input as u64, paid, &FlushSpent::hurried(took));
         } else {
             self.longest_job = self.longest_job.max(took);
             self.work_seconds += took.as_secs_f64();
@@ -374,6 +374,7 @@ impl World {
         let node = NodeCounts {
             limit: self.plan.memory as u64,
             used: active + sealed,
+            sealed,
             budget: self.budget.rate(),
             flushes_at_once: self.plan.flush_workers,
             flushes: &self.flushes,
