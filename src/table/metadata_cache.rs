@@ -56,6 +56,8 @@ impl MetadataCache {
 
     /// Lets places give up until the bound holds; `newest` is the last to.
     fn make_room(&self, newest: &Arc<MetadataPlace>) {
+        // NOTE: freed behind the lock, which a get may wait for while a thread of low priority holds it.
+        let mut given_up = Vec::new();
         let mut queue = self.queue.lock();
         if queue.len() > TIDY_ABOVE && queue.len() == queue.capacity() {
             queue.retain(|place| place.strong_count() > 0);
@@ -69,7 +71,7 @@ impl MetadataCache {
             if held.used.swap(false, Ordering::Relaxed) {
                 queue.push_back(place);
             } else {
-                held.give_up();
+                given_up.push((held.give_up(), held));
             }
         }
         queue.push_back(Arc::downgrade(newest));
@@ -99,16 +101,17 @@ impl MetadataPlace {
         self.loaded.load().as_ref().map_or(0, |loaded| bytes_of(loaded))
     }
 
-    fn give_up(&self) {
-        if let Some(loaded) = self.loaded.swap(None) {
-            self.cache.used_bytes.fetch_sub(bytes_of(&loaded), Ordering::Relaxed);
-        }
+    /// Empties the place. Returns what was there, to be freed.
+    fn give_up(&self) -> Option<Arc<Loaded>> {
+        let loaded = self.loaded.swap(None)?;
+        self.cache.used_bytes.fetch_sub(bytes_of(&loaded), Ordering::Relaxed);
+        Some(loaded)
     }
 }
 
 impl Drop for MetadataPlace {
     fn drop(&mut self) {
-        self.give_up();
+        drop(self.give_up());
     }
 }
 

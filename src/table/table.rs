@@ -291,7 +291,7 @@ impl Table {
         if let Some(loaded) = &*self.place.get() {
             return Ok(Arc::clone(loaded));
         }
-        // NOTE: not under the lock. Who comes for a get waits neither for the budget nor for a thread of low priority.
+        // NOTE: not under the lock. Who comes for a get waits neither for the budget nor for a thread of low priority to read.
         pace.pay(FOOTER_BYTES as u64)?;
         let bytes = Metadata::stored_bytes(&*self.file()?, &self.path, self.id, &self.expected)?;
         pace.pay(bytes)?;

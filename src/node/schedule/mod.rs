@@ -29,14 +29,14 @@
 //! Who waits is served by urgency, which is looked at for each chunk: when another shard becomes more urgent, what runs
 //! already gives way at its next one. However large a job, a flush waits for its own bytes only.
 //!
-//! **With how much of a processor** ([`pressing`]). Flushes run at a low priority and compactions at the lowest that there is
-//! without privileges: they take little more than what the host's own threads leave, which spreads each over the time that
-//! there is, and a core that only compactions use counts as free when the system looks for one. What runs goes over, between two steps of
-//! a few milliseconds, to threads that count as much as all others, when it is pressing, and back when that is over. A
-//! compaction is when a shard is so far behind that its writers will soon be slowed down; a flush is when writers add half
-//! as much as memory lets them, or memory is nearly full; either is when none has ended for ten seconds, and while somebody
-//! waits for it, as [`settle`](crate::Node::settle) does. A flush's sorting, and the end of either, a table's filter, its
-//! sync and the install, are no small steps, and others may wait for them: they are always taken there.
+//! **With how much of a processor** ([`pressing`]). Flushes run at a low priority and compactions at the lowest that there
+//! is without privileges: they take little more than what the host's own threads leave, which spreads each over the time
+//! that there is, and a core that only compactions use counts as free when the system looks for one. What runs goes over,
+//! between two steps of a few milliseconds, to threads that count as much as all others, when it is pressing, and back when
+//! that is over. A compaction is when a shard is so far behind that its writers will soon be slowed down; a flush is when
+//! writers add half as much as memory lets them, or memory is nearly full; either is when none has ended for long, and
+//! while somebody waits for it, as [`settle`](crate::Node::settle) does. A flush's sorting, and the end of either, a
+//! table's filter, its sync and the install, are no small steps, and others may wait for them: they are always taken there.
 //!
 //! **At what rate** ([`governor`]). A number is a number. With `"auto"` there is no limit while nobody suffers. When syncs
 //! or cold reads take more than twice as long as at their best, the rate falls within two looks, 100 ms, to what they

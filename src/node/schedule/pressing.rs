@@ -9,8 +9,8 @@ use super::{scheduler::ShardLoad, slowdown::MemoryPressure};
 const PRESSING: f64 = 1.2;
 /// Below this one they may again.
 const RELIEVED: f64 = 0.7;
-/// Nor may they when one has been due, or under way, for so long. The same is so for flushes.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Nor may they when one has been due, or under way, for so long.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// From this part of what memory lets writers add on, flushes may not: a flush in a hurry can make up for its patience.
 const FILLING: f64 = 0.5;
@@ -18,6 +18,8 @@ const FILLING: f64 = 0.5;
 const DRAINED: f64 = 0.3;
 /// Nor may they while memtables take this part of what they may.
 const NEARLY_FULL: f64 = 0.875;
+/// Nor may they when none has ended for so long.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What flushes have before them, and what comes in meanwhile.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +39,7 @@ pub(in crate::node) fn flush_is_pressing(was: bool, load: &FlushLoad<'_>) -> boo
     let enough = if was { DRAINED } else { FILLING };
     let is_filling =
         memory.unflushed > 0 && memory.fill_rate().is_none_or(|allowed| load.demand > allowed * enough);
-    is_filling || is_nearly_full || load.waited >= PATIENCE
+    is_filling || is_nearly_full || load.waited >= FLUSH_PATIENCE
 }
 
 /// Whether compaction is pressing now, after whether it was. Compactions share their workers, so the shard that is furthest
@@ -77,7 +79,8 @@ mod tests {
         assert!(!at(0.0, 60, 50, drain));
         assert!(at(0.0, 90, 0, drain), "writers may wait already, and the estimate is wrong");
         let memory = MemoryPressure { limit: 100, used: 50, unflushed: 50, drain };
-        assert!(flush_is_pressing(false, &FlushLoad { memory: &memory, demand: 0.0, waited: PATIENCE }));
+        let forgotten = FlushLoad { memory: &memory, demand: 0.0, waited: FLUSH_PATIENCE };
+        assert!(flush_is_pressing(false, &forgotten));
     }
 
     #[test]
@@ -91,11 +94,11 @@ mod tests {
             pressing
         };
         assert!(!at(&[], 0));
-        assert!(!at(&[0.1, 1.15, 0.3], 9));
+        assert!(!at(&[0.1, 1.15, 0.3], 59));
         assert!(at(&[0.1, 1.25, 0.3], 0));
         assert!(at(&[0.1, 0.75, 0.3], 0), "it does not go to and fro");
-        assert!(!at(&[0.1, 0.65, 0.3], 9));
-        assert!(at(&[0.1, 0.2, 0.3], 11));
+        assert!(!at(&[0.1, 0.65, 0.3], 59));
+        assert!(at(&[0.1, 0.2, 0.3], 61));
         assert!(!at(&[0.1, 0.2, 0.3], 0));
         let failing = ShardLoad { backlog: 9.0, waited: PATIENCE, ..ShardLoad::default() };
         assert!(compaction_is_pressing(false, &[failing]));
