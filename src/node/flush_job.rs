@@ -50,7 +50,7 @@ impl FlushJob {
     fn install(self) -> Result<()> {
         let Self { job, mut spent, .. } = self;
         let (core, shard) = (Arc::clone(job.core()), Arc::clone(job.shard()));
-        let began = core.env.clock.monotonic();
+        let began = job.now();
         let ((done, progress), duration) = job.install(|output| {
             let progress = shard.jobs.flush_progress();
             Ok((shard.tree.install_flush(output, &|| core.sync_all_batches())?, progress))
@@ -76,10 +76,9 @@ impl FlushJob {
 
 impl Stepped for FlushJob {
     fn advance(&mut self, at: Priority) -> Next {
-        let clock = Arc::clone(&self.job.core().env.clock);
-        let began = clock.monotonic();
+        let began = self.job.now();
         let next = self.job.advance();
-        let took = clock.monotonic().saturating_sub(began);
+        let took = self.job.now().saturating_sub(began);
         match (self.next, at) {
             (FlushStep::Write, Priority::Normal) => self.spent.hurried.note_step(took),
             (FlushStep::Write, Priority::Low | Priority::Lowest) => self.spent.patient.note_step(took),

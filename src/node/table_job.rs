@@ -49,6 +49,11 @@ impl<T> TableJob<T> {
         &self.report.shard
     }
 
+    /// The time on the monotonic clock.
+    pub(super) fn now(&self) -> Duration {
+        self.report.core.env.clock.monotonic()
+    }
+
     /// Writes on, for a few milliseconds, or to the end.
     pub(super) fn advance(&mut self) -> Next {
         // NOTE: it is never pending for anything but the next step.

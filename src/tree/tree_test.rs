@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    FullCompaction, Strategy, TreeOptions, WriteOp,
+    CompactionPlan, FullCompaction, Strategy, TreeOptions, WriteOp,
     compaction::ReadPositions,
     edit::TableRecord,
     manifest::MANIFEST_NAME,
@@ -492,6 +492,15 @@ impl Pace for Stops {
     }
 }
 
+/// A compaction of all that the shard has in tables, which there is, and nothing holds.
+fn full_plan(shard: &Shard) -> CompactionPlan {
+    let (bound, at) = (shard.tree.full_bound(), SeqNo(shard.seqno));
+    match shard.tree.plan_full_compaction(&KeyRange::all(), bound, at, 0) {
+        FullCompaction::Plan(plan) => *plan,
+        _ => panic!("there is work, and nothing holds its inputs"),
+    }
+}
+
 #[test]
 fn a_job_whose_pace_ends_leaves_nothing_behind() {
     let sim = SimStorage::new(1);
@@ -503,13 +512,9 @@ fn a_job_whose_pace_ends_leaves_nothing_behind() {
     shard.flush_sealed((shard.seqno, 0)).unwrap();
     let expected = shard.all();
     for payments in 0..100 {
-        let FullCompaction::Plan(plan) =
-            shard.tree.plan_full_compaction(&KeyRange::all(), shard.tree.full_bound(), SeqNo(shard.seqno), 0)
-        else {
-            panic!("there is work")
-        };
+        let plan = full_plan(&shard);
         let stops: Arc<dyn Pace> = Arc::new(Stops(AtomicU64::new(payments)));
-        let Err(error) = block_on(shard.tree.run_compaction(*plan, &stops)) else {
+        let Err(error) = block_on(shard.tree.run_compaction(plan, &stops)) else {
             assert!(payments > 2);
             return;
         };
@@ -562,12 +567,8 @@ fn a_flush_and_a_compaction_tell_of_their_last_step() {
     shard.flush_sealed((shard.seqno, 0)).unwrap();
     let ends = Arc::new(Ends::default());
     let pace: Arc<dyn Pace> = Arc::<Ends>::clone(&ends);
-    let FullCompaction::Plan(plan) =
-        shard.tree.plan_full_compaction(&KeyRange::all(), shard.tree.full_bound(), SeqNo(shard.seqno), 0)
-    else {
-        panic!("there is work")
-    };
-    let (steps, of_end) = steps_of(shard.tree.run_compaction(*plan, &pace), &ends);
+    let plan = full_plan(&shard);
+    let (steps, of_end) = steps_of(shard.tree.run_compaction(plan, &pace), &ends);
     assert!(steps > 3 && of_end == 1, "{steps} steps, of which {of_end}");
 }
 
@@ -582,13 +583,9 @@ fn a_compaction_that_is_given_up_between_two_steps_leaves_nothing() {
     let expected = shard.all();
     let mut context = Context::from_waker(Waker::noop());
     for steps in 1..100 {
-        let FullCompaction::Plan(plan) =
-            shard.tree.plan_full_compaction(&KeyRange::all(), shard.tree.full_bound(), SeqNo(shard.seqno), 0)
-        else {
-            panic!("there is work, and nothing holds its inputs")
-        };
+        let plan = full_plan(&shard);
         let pace = pace();
-        let mut compaction = Box::pin(shard.tree.run_compaction(*plan, &pace));
+        let mut compaction = Box::pin(shard.tree.run_compaction(plan, &pace));
         let is_done = (0..steps).any(|_| compaction.as_mut().poll(&mut context).is_ready());
         drop(compaction);
         assert_eq!(shard.table_files(&sim), shard.live_files());
