@@ -1,5 +1,6 @@
 //! The hand-over of a shard's turn, checked under every interleaving of a few threads with at most two preemptions:
-//! there is never more than one turn at a time, and nobody who waits is left behind, also when a waiter gives up.
+//! there is never more than one turn at a time, and nobody who waits is left behind, whether for the turn or for word of its
+//! end, also when a waiter gives up.
 
 #![expect(unsafe_code, reason = "loom's cell hands out raw pointers; loom itself checks every access")]
 
@@ -77,6 +78,72 @@ fn a_caller_in_place_and_two_waiters_never_run_together_and_all_run() {
         }
         assert_eq!(guarded.turns(), expected);
         assert!(guarded.gate.seems_idle(), "and says so");
+        assert!(guarded.gate.try_acquire().is_some(), "the gate is idle again");
+    });
+}
+
+/// Takes the turn as soon as it is told that it is free, or else waits for it.
+fn run_when_freed(guarded: &Guarded) {
+    block_on(guarded.gate.freed());
+    let permit = guarded.gate.try_acquire();
+    let permit = permit.unwrap_or_else(|| block_on(guarded.gate.acquire()));
+    guarded.run_turn();
+    drop(permit);
+}
+
+#[test]
+fn who_is_told_that_the_turn_is_free_and_who_is_given_it_all_run() {
+    for told in [1, 2] {
+        check(move || {
+            let guarded = Guarded::new();
+            let held = guarded.gate.try_acquire().unwrap();
+            let waiters: Vec<_> = (0..2)
+                .map(|waiter| {
+                    let guarded = Arc::clone(&guarded);
+                    thread::spawn(move || {
+                        if waiter < told {
+                            return run_when_freed(&guarded);
+                        }
+                        let permit = block_on(guarded.gate.acquire());
+                        guarded.run_turn();
+                        drop(permit);
+                    })
+                })
+                .collect();
+            guarded.run_turn();
+            drop(held);
+            for waiter in waiters {
+                waiter.join().unwrap();
+            }
+            assert_eq!(guarded.turns(), 3);
+            assert!(guarded.gate.seems_idle(), "and says so");
+            assert!(guarded.gate.try_acquire().is_some(), "the gate is idle again");
+        });
+    }
+}
+
+#[test]
+fn who_is_told_and_gives_up_lets_the_next_one_know() {
+    check(|| {
+        let guarded = Guarded::new();
+        let held = guarded.gate.try_acquire().unwrap();
+        let quitter = {
+            let guarded = Arc::clone(&guarded);
+            thread::spawn(move || {
+                let mut freed = pin!(guarded.gate.freed());
+                let _ = freed.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop()));
+                // Dropped here, told or not; if it was told at once, it had not to wait, and nobody waited for it.
+            })
+        };
+        let waiter = {
+            let guarded = Arc::clone(&guarded);
+            thread::spawn(move || run_when_freed(&guarded))
+        };
+        guarded.run_turn();
+        drop(held);
+        quitter.join().unwrap();
+        waiter.join().unwrap();
+        assert_eq!(guarded.turns(), 2);
         assert!(guarded.gate.try_acquire().is_some(), "the gate is idle again");
     });
 }

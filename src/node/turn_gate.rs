@@ -1,15 +1,19 @@
-//! The right to run a shard's turn: one holder at a time, handed over in the order of asking.
+//! The right to run a shard's turn: one holder at a time.
 //!
 //! ```text
-//!            try_acquire                 acquire (queues)
-//!   IDLE ───────────────► RUNNING ───────────────────────► RUNNING_WAITERS
-//!    ▲                     │  ▲                                  │ release: the turn goes straight
-//!    └──────── release ────┘  └───────── last waiter served ─────┘ to the first waiter
+//!            try_acquire                 acquire, freed (queue)
+//!   IDLE ───────────────► RUNNING ───────────────────────► RUNNING_WAITERS ◄──────────────┐
+//!    ▲                     │  ▲                                  │ release: the first     │ try_acquire,
+//!    └──────── release ────┘  └──── the last one has the turn ───┤ waiter has the turn,   │ acquire
+//!    ▲                                                           │ or is told             │
+//!    └────────────── the last one was told ──────────────────────┴── it was told ──► IDLE_WAITERS
 //! ```
-//! `IDLE` means that nobody waits, so a caller that finds it may take the turn without looking further.
-//! The waiters' list is touched under its lock only; the state leaves and enters `RUNNING_WAITERS` only
-//! under that lock. `tests/model_turn_gate.rs` checks this file, as it is, under every
-//! interleaving with at most two preemptions.
+//! Who [acquires](TurnGate::acquire) the turn has it in the order of asking: it goes straight to him, and stands still until he
+//! runs. Who waits until it is [freed](TurnGate::freed) is told, in that order, and may find that somebody else was quicker:
+//! the turn never stands still, which a thread that has to be woken first would cost everybody.
+//!
+//! The waiters' list is touched under its lock only, and so are the states in which somebody waits, but for an idle gate that
+//! is taken. `tests/model_turn_gate.rs` checks this file, as it is, under every interleaving with at most two preemptions.
 
 use std::{
     collections::VecDeque,
@@ -23,6 +27,11 @@ use super::sync::{Arc, AtomicU32, Mutex, MutexGuard, Ordering, PoisonError};
 const IDLE: u32 = 0;
 const RUNNING: u32 = 1;
 const RUNNING_WAITERS: u32 = 2;
+const IDLE_WAITERS: u32 = 3;
+
+const fn is_idle(state: u32) -> bool {
+    matches!(state, IDLE | IDLE_WAITERS)
+}
 
 /// The gate; see the module.
 #[derive(Debug)]
@@ -33,13 +42,23 @@ pub(super) struct TurnGate {
 
 #[derive(Debug)]
 struct Waiter {
+    wants: Wants,
     state: Mutex<WaiterState>,
+}
+
+/// What a waiter gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wants {
+    /// The turn itself.
+    Turn,
+    /// Word that somebody's turn has ended.
+    Word,
 }
 
 #[derive(Debug)]
 enum WaiterState {
     Waiting(Waker),
-    Granted,
+    Served,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -54,32 +73,46 @@ impl TurnGate {
 
     /// Whether nobody had the turn a moment ago.
     pub(super) fn seems_idle(&self) -> bool {
-        self.state.load(Ordering::Relaxed) == IDLE
+        is_idle(self.state.load(Ordering::Relaxed))
     }
 
     /// Takes the turn if nobody has it.
     pub(super) fn try_acquire(&self) -> Option<TurnPermit<'_>> {
-        let taken = self.state.compare_exchange(IDLE, RUNNING, Ordering::Acquire, Ordering::Relaxed).is_ok();
+        let take = |idle, running| {
+            self.state.compare_exchange(idle, running, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        };
+        let taken = take(IDLE, RUNNING) || take(IDLE_WAITERS, RUNNING_WAITERS);
         // IMPORTANT: the permit is made only when the turn was taken: dropping one ends whoever's turn it is.
         taken.then(|| TurnPermit { gate: self })
     }
 
     /// Takes the turn, waiting behind those who asked before. Dropping the future gives the place up.
     pub(super) fn acquire(&self) -> Acquire<'_> {
-        Acquire { gate: self, waiter: None }
+        Acquire(Queued { gate: self, wants: Wants::Turn, waiter: None })
     }
 
-    /// Joins the queue, or takes the turn if it has just become free.
-    fn enqueue(&self, waker: &Waker) -> Option<Arc<Waiter>> {
+    /// Waits until the turn is, or was a moment ago, free for whoever comes first. IMPORTANT: who was told must ask for the
+    /// turn, in whatever way: those behind him are told when it ends.
+    pub(super) fn freed(&self) -> Freed<'_> {
+        Freed(Queued { gate: self, wants: Wants::Word, waiter: None })
+    }
+
+    /// Joins the queue; or, if the gate is idle, takes the turn where that is what is wanted.
+    fn enqueue(&self, wants: Wants, waker: &Waker) -> Option<Arc<Waiter>> {
         let mut waiters = lock(&self.waiters);
         loop {
             let seen = self.state.load(Ordering::Relaxed);
-            let next = if seen == IDLE { RUNNING } else { RUNNING_WAITERS };
+            let next = match (seen, wants) {
+                (IDLE | IDLE_WAITERS, Wants::Word) => return None,
+                (IDLE, Wants::Turn) => RUNNING,
+                _ => RUNNING_WAITERS,
+            };
             if self.state.compare_exchange(seen, next, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-                if seen == IDLE {
+                if is_idle(seen) {
                     return None;
                 }
-                let waiter = Arc::new(Waiter { state: Mutex::new(WaiterState::Waiting(waker.clone())) });
+                let state = Mutex::new(WaiterState::Waiting(waker.clone()));
+                let waiter = Arc::new(Waiter { wants, state });
                 waiters.push_back(Arc::clone(&waiter));
                 return Some(waiter);
             }
@@ -92,35 +125,43 @@ impl TurnGate {
         }
         let mut waiters = lock(&self.waiters);
         let next = waiters.pop_front();
-        let state = match (&next, waiters.is_empty()) {
-            (None, _) => IDLE,
-            (Some(_), true) => RUNNING,
-            (Some(_), false) => RUNNING_WAITERS,
+        let goes_on = next.as_ref().is_some_and(|waiter| waiter.wants == Wants::Turn);
+        let state = match (goes_on, waiters.is_empty()) {
+            (false, true) => IDLE,
+            (false, false) => IDLE_WAITERS,
+            (true, true) => RUNNING,
+            (true, false) => RUNNING_WAITERS,
         };
         self.state.store(state, Ordering::Release);
-        // IMPORTANT: granted under the list's lock, so that a waiter that gives up sees either its place
-        // in the list or the grant, never neither.
-        let waker = next.map(|waiter| std::mem::replace(&mut *lock(&waiter.state), WaiterState::Granted));
+        // IMPORTANT: served under the list's lock, so that a waiter that gives up sees either its place
+        // in the list or that it was served, never neither.
+        let waker = next.map(|waiter| std::mem::replace(&mut *lock(&waiter.state), WaiterState::Served));
         drop(waiters);
         if let Some(WaiterState::Waiting(waker)) = waker {
             waker.wake();
         }
     }
 
-    /// Takes a waiter out of the queue; if it was granted the turn meanwhile, passes the turn on.
+    /// Takes a waiter out of the queue; if it was served meanwhile, passes on what it got.
     fn give_up(&self, waiter: &Arc<Waiter>) {
         let mut waiters = lock(&self.waiters);
-        let granted = matches!(*lock(&waiter.state), WaiterState::Granted);
-        if granted {
+        let served = matches!(*lock(&waiter.state), WaiterState::Served);
+        if served {
             drop(waiters);
-            self.release();
+            match waiter.wants {
+                Wants::Turn => self.release(),
+                // Whoever has the turn tells the next one.
+                Wants::Word => drop(self.try_acquire()),
+            }
             return;
         }
         waiters.retain(|other| !Arc::ptr_eq(other, waiter));
         if waiters.is_empty() {
             // Whoever runs now finds RUNNING again; a release that already saw waiters finds the list empty.
-            let _ =
-                self.state.compare_exchange(RUNNING_WAITERS, RUNNING, Ordering::Relaxed, Ordering::Relaxed);
+            let leave = |from, to| {
+                self.state.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            };
+            let _ = leave(IDLE_WAITERS, IDLE) || leave(RUNNING_WAITERS, RUNNING);
         }
     }
 }
@@ -147,16 +188,41 @@ impl Drop for TurnPermit<'_> {
 /// Waits for the turn; made by [`TurnGate::acquire`].
 #[derive(Debug)]
 #[must_use = "a future does nothing until it is polled"]
-pub(super) struct Acquire<'a> {
-    gate: &'a TurnGate,
-    waiter: Option<Arc<Waiter>>,
-}
+pub(super) struct Acquire<'a>(Queued<'a>);
 
 impl<'a> Future for Acquire<'a> {
     type Output = TurnPermit<'a>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let gate = self.gate;
+        let gate = self.0.gate;
+        self.0.poll(context).map(|()| TurnPermit { gate })
+    }
+}
+
+/// Waits for the end of somebody's turn; made by [`TurnGate::freed`].
+#[derive(Debug)]
+#[must_use = "a future does nothing until it is polled"]
+pub(super) struct Freed<'a>(Queued<'a>);
+
+impl Future for Freed<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        self.0.poll(context)
+    }
+}
+
+/// A place in the queue, once it was asked for.
+#[derive(Debug)]
+struct Queued<'a> {
+    gate: &'a TurnGate,
+    wants: Wants,
+    waiter: Option<Arc<Waiter>>,
+}
+
+impl Queued<'_> {
+    /// Whether it has been served.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if let Some(waiter) = &self.waiter {
             let mut state = lock(&waiter.state);
             if let WaiterState::Waiting(waker) = &mut *state {
@@ -165,19 +231,14 @@ impl<'a> Future for Acquire<'a> {
             }
             drop(state);
             self.waiter = None;
-            return Poll::Ready(TurnPermit { gate });
+            return Poll::Ready(());
         }
-        match gate.enqueue(context.waker()) {
-            None => Poll::Ready(TurnPermit { gate }),
-            Some(waiter) => {
-                self.waiter = Some(waiter);
-                Poll::Pending
-            }
-        }
+        self.waiter = self.gate.enqueue(self.wants, context.waker());
+        if self.waiter.is_none() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
-impl Drop for Acquire<'_> {
+impl Drop for Queued<'_> {
     fn drop(&mut self) {
         if let Some(waiter) = self.waiter.take() {
             self.gate.give_up(&waiter);
