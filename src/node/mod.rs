@@ -78,6 +78,7 @@ mod thread_priority;
 mod turn;
 mod turn_gate;
 mod update;
+mod wants;
 mod workers;
 mod write_batch;
 mod write_path;
