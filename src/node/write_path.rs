@@ -1,6 +1,5 @@
-//! How a write gets from a handle to a turn: checked, hashed, routed; in place when the shard is idle, or is after a
-//! few looks (a thread that may wait spins between them, a task lets other tasks run), through admission and the
-//! inbox otherwise.
+//! How a write gets from a handle to a turn: checked, hashed, routed; in place when the shard is idle, or is soon (a thread
+//! that may wait spins and then sleeps at the gate, a task lets other tasks run), through admission and the inbox otherwise.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

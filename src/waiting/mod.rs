@@ -46,9 +46,17 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     // IMPORTANT: a task that has had its share of tokio's attention is asked to yield, and this thread does not.
     let future = tokio::task::unconstrained(future);
     match waiter() {
-        None => pollster::block_on(future),
+        None => parked(|| pollster::block_on(future)),
         Some(waiter) => wait_by_it(&*waiter, future),
     }
+}
+
+/// Waits by parking this thread. IMPORTANT: it may be polling what another wait of its own is for, and to be woken for that
+/// one is used up by this one. So the other one looks again.
+fn parked<T>(wait: impl FnOnce() -> T) -> T {
+    let outcome = wait();
+    std::thread::current().unpark();
+    outcome
 }
 
 fn wait_by_it<T>(waiter: &dyn Waiter, future: impl Future<Output = T>) -> T {
@@ -63,7 +71,7 @@ fn wait_by_it<T>(waiter: &dyn Waiter, future: impl Future<Output = T>) -> T {
 /// When there is none and no sender is left.
 pub fn receive<T>(messages: &flume::Receiver<T>) -> Result<T, flume::RecvError> {
     match waiter() {
-        None => messages.recv(),
+        None => parked(|| messages.recv()),
         Some(waiter) => wait_by_it(&*waiter, messages.recv_async()),
     }
 }
@@ -74,7 +82,7 @@ pub fn receive<T>(messages: &flume::Receiver<T>) -> Result<T, flume::RecvError> 
 /// When no receiver is left.
 pub fn send<T>(messages: &flume::Sender<T>, message: T) -> Result<(), flume::SendError<T>> {
     match waiter() {
-        None => messages.send(message),
+        None => parked(|| messages.send(message)),
         Some(waiter) => wait_by_it(&*waiter, messages.send_async(message)),
     }
 }
@@ -111,6 +119,21 @@ mod tests {
                 self.0.set(self.0.get() + 1);
             }
         }
+    }
+
+    /// A request that goes to two shards waits for the second one's turn while the first one's answer comes.
+    #[test]
+    fn who_waits_within_a_wait_is_woken_for_both() {
+        let mut is_first = true;
+        block_on(std::future::poll_fn(|context| {
+            if !is_first {
+                return Poll::Ready(());
+            }
+            is_first = false;
+            context.waker().wake_by_ref();
+            block_on(yield_now());
+            Poll::Pending
+        }));
     }
 
     #[test]
