@@ -123,6 +123,23 @@ fn who_is_told_that_the_turn_is_free_and_who_is_given_it_all_run() {
 }
 
 #[test]
+fn nobody_passes_who_waits_for_the_turn_itself() {
+    check(|| {
+        let guarded = Guarded::new();
+        let held = guarded.gate.try_acquire().unwrap();
+        let mut told = pin!(guarded.gate.freed());
+        let mut given = pin!(guarded.gate.acquire());
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        assert!(told.as_mut().poll(&mut context).is_pending());
+        assert!(given.as_mut().poll(&mut context).is_pending());
+        drop(held);
+        assert!(!guarded.gate.seems_idle() && guarded.gate.try_acquire().is_none());
+        assert!(told.as_mut().poll(&mut context).is_ready(), "he knows");
+        assert!(given.as_mut().poll(&mut context).is_ready());
+    });
+}
+
+#[test]
 fn who_is_told_and_gives_up_lets_the_next_one_know() {
     check(|| {
         let guarded = Guarded::new();

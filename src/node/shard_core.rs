@@ -91,7 +91,7 @@ impl Drop for WakeSnapshots<'_> {
 const POLL: Duration = Duration::from_millis(1);
 /// A turn that takes longer than this on average does not run on an async caller's thread.
 const QUICK_TURN_NS: u64 = 200_000;
-/// How often a thread that waits for the turn is told that it is free, and finds it taken, before it asks for it to be kept.
+/// How often a thread that sleeps until the turn is free may find it taken before it queues.
 const CHANCES: usize = 4;
 /// How often a caller looks whether the turn has become free before it sleeps: for as long as to fall asleep, and to be
 /// woken, would take, some tens of microseconds. On a single processor nobody could end a turn meanwhile.
@@ -127,31 +127,30 @@ impl ShardCore {
         }
     }
 
-    /// Takes the turn for a caller in place, if nobody waits in the inbox. With `patient` it waits while somebody else's turn
-    /// is under way, but not while that turn waits for the disk.
-    pub(super) fn turn_in_place(&self, patient: bool) -> Option<Turn<'_>> {
-        if !patient {
-            return self.turn_soon(1);
-        }
-        let turn = self.turn_soon(*SPINS);
-        if turn.is_some() || self.turn_syncs.load(Ordering::Relaxed) || !self.nobody_waits() {
-            return turn;
-        }
-        // Whoever has the turn has lost his processor, as it seems, and may get this one. When he goes on he does not wait
-        // until this thread is awake.
+    /// Takes the turn for a thread that may sleep until it is free; not while somebody waits in the inbox, or the turn waits
+    /// for the disk.
+    pub(super) fn turn_of_sleeper(&self) -> Option<Turn<'_>> {
+        let mut turn = self.turn_in_place(true);
         for _ in 0..CHANCES {
+            if turn.is_some() || self.turn_syncs.load(Ordering::Relaxed) || !self.nobody_waits() {
+                break;
+            }
+            // Whoever has the turn has lost his processor, as it seems, and may get this one. When he goes on he does not
+            // wait until this thread is awake.
             block_on(self.gate.freed());
-            let turn = self.turn_soon(*SPINS);
-            if turn.is_some() {
-                return turn;
+            turn = self.turn_in_place(true);
+            if turn.is_none() {
+                // Those behind in the queue are told.
+                drop(self.gate.try_acquire());
             }
         }
-        Some(block_on(self.turn()))
+        turn
     }
 
-    /// Takes the turn if within so many looks it is free and nobody waits in the inbox; gives up while it waits for the disk.
-    fn turn_soon(&self, looks: usize) -> Option<Turn<'_>> {
-        for _ in 0..looks {
+    /// Takes the turn for a caller in place, if nobody waits in the inbox. With `spins` it looks for about as long as to queue,
+    /// and to be woken, takes; but not while the turn waits for the disk.
+    pub(super) fn turn_in_place(&self, spins: bool) -> Option<Turn<'_>> {
+        for _ in 0..if spins { *SPINS } else { 1 } {
             if self.gate.seems_idle()
                 && self.nobody_waits()
                 && let Some(turn) = self.try_turn()

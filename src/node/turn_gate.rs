@@ -8,9 +8,9 @@
 //!    ▲                                                           │ or is told             │
 //!    └────────────── the last one was told ──────────────────────┴── it was told ──► IDLE_WAITERS
 //! ```
-//! Who [acquires](TurnGate::acquire) the turn has it in the order of asking: it goes straight to him, and stands still until he
-//! runs. Who waits until it is [freed](TurnGate::freed) is told, in that order, and may find that somebody else was quicker:
-//! the turn never stands still, which a thread that has to be woken first would cost everybody.
+//! Who [acquires](TurnGate::acquire) the turn has it in the order of asking among such: it goes straight to him, and stands
+//! still until he runs. Who waits until it is [freed](TurnGate::freed) is told, in the order of asking, and may find that
+//! somebody else was quicker: the turn does not stand still until he is awake. An idle gate has no other waiters than these.
 //!
 //! The waiters' list is touched under its lock only, and so are the states in which somebody waits, but for an idle gate that
 //! is taken. `tests/model_turn_gate.rs` checks this file, as it is, under every interleaving with at most two preemptions.
@@ -86,13 +86,13 @@ impl TurnGate {
         taken.then(|| TurnPermit { gate: self })
     }
 
-    /// Takes the turn, waiting behind those who asked before. Dropping the future gives the place up.
+    /// Takes the turn, waiting behind those who asked for it before. Dropping the future gives the place up.
     pub(super) fn acquire(&self) -> Acquire<'_> {
         Acquire(Queued { gate: self, wants: Wants::Turn, waiter: None })
     }
 
-    /// Waits until the turn is, or was a moment ago, free for whoever comes first. IMPORTANT: who was told must ask for the
-    /// turn, in whatever way: those behind him are told when it ends.
+    /// Waits until a turn has ended, or the gate is idle. IMPORTANT: who was told must try to take the turn, if only to drop
+    /// it again: those behind him are told when it ends.
     pub(super) fn freed(&self) -> Freed<'_> {
         Freed(Queued { gate: self, wants: Wants::Word, waiter: None })
     }
@@ -124,9 +124,12 @@ impl TurnGate {
             return;
         }
         let mut waiters = lock(&self.waiters);
-        let next = waiters.pop_front();
-        let goes_on = next.as_ref().is_some_and(|waiter| waiter.wants == Wants::Turn);
-        let state = match (goes_on, waiters.is_empty()) {
+        let is_told = waiters.front().is_some_and(|waiter| waiter.wants == Wants::Word);
+        let told = if is_told { waiters.pop_front() } else { None };
+        // IMPORTANT: whoever takes an idle gate would pass those who are to have the turn in their order.
+        let next = waiters.iter().position(|waiter| waiter.wants == Wants::Turn);
+        let next = next.and_then(|place| waiters.remove(place));
+        let state = match (next.is_some(), waiters.is_empty()) {
             (false, true) => IDLE,
             (false, false) => IDLE_WAITERS,
             (true, true) => RUNNING,
@@ -135,10 +138,13 @@ impl TurnGate {
         self.state.store(state, Ordering::Release);
         // IMPORTANT: served under the list's lock, so that a waiter that gives up sees either its place
         // in the list or that it was served, never neither.
-        let waker = next.map(|waiter| std::mem::replace(&mut *lock(&waiter.state), WaiterState::Served));
+        let serve = |waiter: Arc<Waiter>| std::mem::replace(&mut *lock(&waiter.state), WaiterState::Served);
+        let served = [next.map(serve), told.map(serve)];
         drop(waiters);
-        if let Some(WaiterState::Waiting(waker)) = waker {
-            waker.wake();
+        for waiter in served.into_iter().flatten() {
+            if let WaiterState::Waiting(waker) = waiter {
+                waker.wake();
+            }
         }
     }
 

@@ -51,6 +51,11 @@ impl WriteMode {
     fn spins(self) -> bool {
         self.caller == Caller::Blocking && self.durability != Durability::Synced
     }
+
+    /// Whether it sleeps, too, where there is nothing else to hand in meanwhile.
+    fn sleeps(self) -> bool {
+        self.spins() && self.may_wait
+    }
 }
 
 /// How often a task lets others run while another caller has the turn, before its write goes through the inbox: that
@@ -81,7 +86,7 @@ impl NodeCore {
         WriteMode { durability, caller, may_wait: !options.no_wait }
     }
 
-    /// Writes one key on this thread, if its shard is idle and the thread may. It needs no bytes of its own then. A
+    /// Writes one key on this thread, if its shard is idle, or is soon, and the thread may. It needs no bytes of its own then. A
     /// thread that may wait keeps the shard's pace first.
     pub(super) fn try_write_in_place(&self, op: &WriteOp<'_>, mode: WriteMode) -> Option<Result<()>> {
         let slot = self.shards.get(self.router.shard(op.hash))?.load();
@@ -98,7 +103,7 @@ impl NodeCore {
         if !self.may_run_in_place(shard, mode) {
             return None;
         }
-        let turn = shard.turn_in_place(mode.spins())?;
+        let turn = if mode.sleeps() { shard.turn_of_sleeper() } else { shard.turn_in_place(mode.spins()) }?;
         Some(self.run_lone_write(shard, turn, op, mode))
     }
 
