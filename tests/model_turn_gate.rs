@@ -12,11 +12,7 @@ mod sync {
 #[path = "../src/node/turn_gate.rs"]
 mod turn_gate;
 
-use std::{
-    future::Future,
-    pin::pin,
-    task::{Context, Poll},
-};
+use std::{future::Future, pin::pin, task::Context};
 
 use loom::{cell::UnsafeCell, future::block_on, sync::Arc, thread};
 use turn_gate::TurnGate;
@@ -60,11 +56,7 @@ fn a_caller_in_place_and_two_waiters_never_run_together_and_all_run() {
         let waiters: Vec<_> = (0..2)
             .map(|_| {
                 let guarded = Arc::clone(&guarded);
-                thread::spawn(move || {
-                    let permit = block_on(guarded.gate.acquire());
-                    guarded.run_turn();
-                    drop(permit);
-                })
+                thread::spawn(move || run_when_given(&guarded))
             })
             .collect();
         let mut expected = 2;
@@ -80,6 +72,13 @@ fn a_caller_in_place_and_two_waiters_never_run_together_and_all_run() {
         assert!(guarded.gate.seems_idle(), "and says so");
         assert!(guarded.gate.try_acquire().is_some(), "the gate is idle again");
     });
+}
+
+/// Waits for the turn.
+fn run_when_given(guarded: &Guarded) {
+    let permit = block_on(guarded.gate.acquire());
+    guarded.run_turn();
+    drop(permit);
 }
 
 /// Takes the turn as soon as it is told that it is free, or else waits for it.
@@ -100,14 +99,8 @@ fn who_is_told_that_the_turn_is_free_and_who_is_given_it_all_run() {
             let waiters: Vec<_> = (0..2)
                 .map(|waiter| {
                     let guarded = Arc::clone(&guarded);
-                    thread::spawn(move || {
-                        if waiter < told {
-                            return run_when_freed(&guarded);
-                        }
-                        let permit = block_on(guarded.gate.acquire());
-                        guarded.run_turn();
-                        drop(permit);
-                    })
+                    let run = if waiter < told { run_when_freed } else { run_when_given };
+                    thread::spawn(move || run(&guarded))
                 })
                 .collect();
             guarded.run_turn();
@@ -139,61 +132,35 @@ fn nobody_passes_who_waits_for_the_turn_itself() {
     });
 }
 
-#[test]
-fn who_is_told_and_gives_up_lets_the_next_one_know() {
-    check(|| {
+/// Two wait for a turn that ends; one gives up, the other one runs.
+fn check_giving_up(quit: fn(&TurnGate), wait: fn(&Guarded)) {
+    check(move || {
         let guarded = Guarded::new();
-        let held = guarded.gate.try_acquire().unwrap();
-        let quitter = {
-            let guarded = Arc::clone(&guarded);
-            thread::spawn(move || {
-                let mut freed = pin!(guarded.gate.freed());
-                let _ = freed.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop()));
-                // Dropped here, told or not; if it was told at once, it had not to wait, and nobody waited for it.
-            })
-        };
-        let waiter = {
-            let guarded = Arc::clone(&guarded);
-            thread::spawn(move || run_when_freed(&guarded))
-        };
+        let held = guarded.gate.try_acquire().expect("it is idle");
+        let (quits, waits) = (Arc::clone(&guarded), Arc::clone(&guarded));
+        let quitter = thread::spawn(move || quit(&quits.gate));
+        let waiter = thread::spawn(move || wait(&waits));
         guarded.run_turn();
         drop(held);
-        quitter.join().unwrap();
-        waiter.join().unwrap();
+        quitter.join().expect("it asks once");
+        waiter.join().expect("it runs");
         assert_eq!(guarded.turns(), 2);
         assert!(guarded.gate.try_acquire().is_some(), "the gate is idle again");
     });
 }
 
+/// Asks once, and lets go, served or not.
+fn ask_once<T>(future: impl Future<Output = T>) {
+    let answer = pin!(future).poll(&mut Context::from_waker(std::task::Waker::noop()));
+    drop(answer);
+}
+
+#[test]
+fn who_is_told_and_gives_up_lets_the_next_one_know() {
+    check_giving_up(|gate| ask_once(gate.freed()), run_when_freed);
+}
+
 #[test]
 fn a_waiter_that_gives_up_passes_its_grant_on() {
-    check(|| {
-        let guarded = Guarded::new();
-        let held = guarded.gate.try_acquire().unwrap();
-        let quitter = {
-            let guarded = Arc::clone(&guarded);
-            thread::spawn(move || {
-                let mut acquire = pin!(guarded.gate.acquire());
-                let waker = std::task::Waker::noop();
-                if let Poll::Ready(permit) = acquire.as_mut().poll(&mut Context::from_waker(waker)) {
-                    drop(permit);
-                }
-                // Dropped here, granted or not.
-            })
-        };
-        let waiter = {
-            let guarded = Arc::clone(&guarded);
-            thread::spawn(move || {
-                let permit = block_on(guarded.gate.acquire());
-                guarded.run_turn();
-                drop(permit);
-            })
-        };
-        guarded.run_turn();
-        drop(held);
-        quitter.join().unwrap();
-        waiter.join().unwrap();
-        assert_eq!(guarded.turns(), 2);
-        assert!(guarded.gate.try_acquire().is_some(), "the gate is idle again");
-    });
+    check_giving_up(|gate| ask_once(gate.acquire()), run_when_given);
 }
