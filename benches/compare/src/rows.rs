@@ -68,6 +68,10 @@ pub const GROUPS: &[Group] = &[
         rows: &[row("fill-2", "fill random, 2 threads", PerSecond, TimesBest(4.0))],
     },
     Group {
+        name: "fill-many-threads",
+        rows: &[row("fill-64", "fill random, 64 threads", PerSecond, Report)],
+    },
+    Group {
         name: "fill-tasks",
         rows: &[row("fill-tasks-64", "fill random, 64 async tasks", PerSecond, TimesBest(4.0))],
     },

@@ -53,12 +53,12 @@ pub(super) fn fill_20m(place: &Place<'_>) -> Result<Vec<Finding>> {
     fill_and_settle(place, 10 * place.sizes.entries, ["fill-20m", "fill-20m-settled"])
 }
 
-pub(super) fn fill_threads(place: &Place<'_>) -> Result<Vec<Finding>> {
+pub(super) fn fill_threads(place: &Place<'_>, threads: usize, row: &'static str) -> Result<Vec<Finding>> {
     let engine = place.open()?;
-    let filled = fill_with(&*engine, 2, place.sizes.entries, VALUE_BYTES)?;
+    let filled = fill_with(&*engine, threads, place.sizes.entries, VALUE_BYTES)?;
     check(&*engine, place.sizes.entries, VALUE_BYTES)?;
     engine.close()?;
-    Ok(vec![Finding::rate("fill-2", &filled)])
+    Ok(vec![Finding::rate(row, &filled)])
 }
 
 pub(super) fn fill_batch(place: &Place<'_>) -> Result<Vec<Finding>> {

@@ -50,7 +50,8 @@ impl Place<'_> {
 pub fn run(group: &str, place: &Place<'_>) -> Option<Result<Vec<Finding>>> {
     Some(match group {
         "fill" => fill::fill(place),
-        "fill-threads" => fill::fill_threads(place),
+        "fill-threads" => fill::fill_threads(place, 2, "fill-2"),
+        "fill-many-threads" => fill::fill_threads(place, 64, "fill-64"),
         "fill-tasks" => tasks::fill(place),
         "fill-batch" => fill::fill_batch(place),
         "fill-20m" => fill::fill_20m(place),
